@@ -1,0 +1,186 @@
+"""VGG19 (Simonyan & Zisserman 2014, arXiv:1409.1556) and the features that it sees in a picture."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Params = dict[str, Any]
+Pooling = Literal["max", "average"]
+
+#: Convolutions of each block and their number of filters (table 1 of the paper, column E).
+BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
+
+
+def _layer_table() -> dict[str, tuple[int, ...]]:
+    convs: dict[str, tuple[int, ...]] = {}
+    channels = 3
+    for block, (count, filters) in enumerate(BLOCKS, start=1):
+        for index in range(1, count + 1):
+            convs[f"conv{block}_{index}"] = (3, 3, channels, filters)
+            channels = filters
+    return convs
+
+
+#: Name of each convolution and the shape of its kernel (HWIO), in order.
+CONV_SHAPES = _layer_table()
+
+#: Every layer in order: convB_I before the ReLU, reluB_I after it, poolB at the end of a block.
+LAYERS = tuple(
+    layer
+    for block, (count, _) in enumerate(BLOCKS, start=1)
+    for layer in (
+        *(f"{kind}{block}_{i}" for i in range(1, count + 1) for kind in ("conv", "relu")),
+        f"pool{block}",
+    )
+)
+
+
+def check_layers(layers: Sequence[str]) -> None:
+    """Raise ValueError if a name in `layers` is no layer of VGG19."""
+    if isinstance(layers, str):
+        raise TypeError(f'layers must be a tuple of names, not the string {layers!r}; write ("{layers}",)')
+    for layer in layers:
+        if layer not in LAYERS:
+            raise ValueError(
+                f"VGG19 has no layer {layer!r}; layers are called like conv4_2, relu4_2 or pool4"
+            )
+
+
+def num_channels(layer: str) -> int:
+    """The number of channels of `layer`, such as 512 for relu4_2."""
+    check_layers((layer,))
+    return BLOCKS[int(layer.removeprefix("pool")[0] if layer.startswith("pool") else layer[4]) - 1][1]
+
+
+def min_size(layers: Sequence[str]) -> int:
+    """The least height and width of an image that reaches all of `layers`."""
+    depth = max((LAYERS.index(layer) for layer in layers), default=0)
+    return 2 ** sum(layer.startswith("pool") for layer in LAYERS[: depth + 1])
+
+
+def check_image(image: jax.Array, name: str = "image") -> None:
+    """Raise unless `image` is a floating (H, W, 3) array.
+
+    Raises:
+        TypeError: it is not an array of floating numbers.
+        ValueError: its shape is another one.
+    """
+    if not hasattr(image, "shape") or not hasattr(image, "dtype"):
+        raise TypeError(f"{name} must be an (H, W, 3) array, not {type(image).__name__}")
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must hold floating numbers in [0, 1], not {image.dtype}; divide 0..255 by 255"
+        )
+    if image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(
+            f"{name} must have the shape (height, width, 3), not {tuple(image.shape)}; "
+            "for a batch use jax.vmap"
+        )
+
+
+class Normalize(nn.Module):
+    """Subtracts the mean and divides by the deviation that belong to the weights."""
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Normalise an (H, W, 3) image in [0, 1]."""
+        mean = self.param("mean", nn.initializers.zeros, (3,))
+        std = self.param("std", nn.initializers.ones, (3,))
+        return (image - mean) / std
+
+
+class VGG19(nn.Module):
+    """The convolutional part of VGG19, computed as deep as the deepest layer asked for.
+
+    Attributes:
+        layers: names of the features to return.
+        pooling: "max" as trained, or "average" as in Gatys et al. 2016, section 2.
+        dtype: of the activations. The params stay as they are.
+    """
+
+    layers: tuple[str, ...]
+    pooling: Pooling = "max"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "h w 3"]) -> dict[str, jax.Array]:
+        """Map an (H, W, 3) image in [0, 1] to a dict of (h, w, c) features by layer."""
+        pool = {"max": nn.max_pool, "average": nn.avg_pool}[self.pooling]
+        out: dict[str, jax.Array] = {}
+        last = max(LAYERS.index(layer) for layer in self.layers)
+        x = Normalize(name="normalize")(image).astype(self.dtype)
+        for layer in LAYERS[: last + 1]:
+            if layer.startswith("conv"):
+                filters = CONV_SHAPES[layer][-1]
+                # Zero padding, as trained; Gatys and all torch systems do the same.
+                x = nn.Conv(filters, (3, 3), padding="SAME", dtype=self.dtype, name=layer)(x)
+            elif layer.startswith("relu"):
+                x = nn.relu(x)
+            else:
+                # Odd sides lose their last row or column (floor), as in torch; Caffe rounds up.
+                x = pool(x, (2, 2), strides=(2, 2), padding="VALID")
+            if layer in self.layers:
+                out[layer] = x
+        return out
+
+
+@partial(jax.jit, static_argnames=("layers", "pooling", "dtype"))
+def _features(
+    image: jax.Array, params: Params, *, layers: tuple[str, ...], pooling: Pooling, dtype: str
+) -> dict[str, jax.Array]:
+    module = VGG19(layers, pooling, jnp.dtype(dtype))
+    features: dict[str, jax.Array] = module.apply({"params": params}, image)
+    return features
+
+
+def extract_features(
+    image: Float[Array, "h w 3"],
+    params: Params,
+    *,
+    layers: Sequence[str] = ("relu4_2",),
+    pooling: Pooling = "max",
+    dtype: str = "float32",
+) -> dict[str, jax.Array]:
+    """The features that VGG19 sees in an image.
+
+    Args:
+        image: (H, W, 3), sRGB in [0, 1].
+        params: from `load_params`.
+        layers: names such as `conv4_2` (before the ReLU), `relu4_2` (after it), `pool4`. Nothing
+            deeper than the deepest is computed.
+        pooling: "max" or "average".
+        dtype: of the activations, "float32" or "bfloat16".
+
+    Returns:
+        A dict from each name in `layers` to its (h, w, c) features.
+
+    Raises:
+        TypeError: the image does not hold floating numbers.
+        ValueError: an unknown layer, pooling or dtype, or an image of another shape or too small
+            for the deepest layer.
+    """
+    check_layers(layers)
+    check_image(image)
+    if not layers:
+        return {}
+    if pooling not in ("max", "average"):
+        raise ValueError(f'pooling must be "max" or "average", not {pooling!r}')
+    if jnp.dtype(dtype).name not in ("float32", "bfloat16", "float64"):
+        raise ValueError(
+            f'dtype must be "float32" or "bfloat16", not {dtype!r}; float16 overflows in VGG19'
+        )
+    least = min_size(layers)
+    if min(image.shape[:2]) < least:
+        deepest = max(layers, key=LAYERS.index)
+        raise ValueError(
+            f"an image of {image.shape[0]}x{image.shape[1]} pixels is too small for {deepest}; "
+            f"it needs at least {least}x{least}"
+        )
+    return _features(
+        image, params, layers=tuple(layers), pooling=pooling, dtype=jnp.dtype(dtype).name
+    )
