@@ -36,8 +36,8 @@ Floats = NDArray[np.float32]
 
 def load_image(
     path: PathLike,
-    size: int | None = None,
     *,
+    size: int | None = None,
     fit: Fit = "long",
     crop: bool = False,
     enlarge: bool = True,
@@ -74,8 +74,8 @@ def load_image(
 
 def load_alpha(
     path: PathLike,
-    size: int | None = None,
     *,
+    size: int | None = None,
     fit: Fit = "long",
     crop: bool = False,
     enlarge: bool = True,

@@ -26,12 +26,12 @@ class Pairs(NamedTuple):
     s: Any  #: differences of points
     y: Any  #: differences of gradients
     rho: jax.Array  #: 1 / sᵀy of each pair, 0 where there is none
-    count: jax.Array  #: pairs ever kept
+    kept: jax.Array  #: pairs ever kept
     scale: jax.Array  #: sᵀy / yᵀy of the newest pair, the first metric
 
 
 def lbfgs(
-    learning_rate: float = 1.0, *, memory: int = 20, armijo: float = 1e-4, shrink: float = 0.5
+    *, learning_rate: float = 1.0, memory: int = 20, armijo: float = 1e-4, shrink: float = 0.5
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS of which one update is one evaluation, accepted or not.
 
@@ -72,7 +72,7 @@ def lbfgs(
                 s=ring,
                 y=ring,
                 rho=jnp.zeros(memory, dtype),
-                count=jnp.zeros((), jnp.int32),
+                kept=jnp.zeros((), jnp.int32),
                 scale=jnp.ones((), dtype),
             ),
         )
@@ -116,7 +116,7 @@ def _push(pairs: Pairs, s: Any, y: Any, *, keep: jax.Array) -> Pairs:
     sy, yy = _dot(s, y), _dot(y, y)
     # sᵀy > 0 but for rounding, as an angle, so that the units of x do not matter.
     keep = keep & (sy > jnp.finfo(sy.dtype).eps * jnp.sqrt(_dot(s, s)) * jnp.sqrt(yy))
-    slot = pairs.count % len(pairs.rho)
+    slot = pairs.kept % len(pairs.rho)
 
     def put(ring: jax.Array, new: jax.Array) -> jax.Array:
         # Writes one slot in place; a `where` over the whole ring would copy it each time.
@@ -126,7 +126,7 @@ def _push(pairs: Pairs, s: Any, y: Any, *, keep: jax.Array) -> Pairs:
         s=jax.tree.map(put, pairs.s, s),
         y=jax.tree.map(put, pairs.y, y),
         rho=put(pairs.rho, 1 / jnp.where(keep, sy, 1)),
-        count=pairs.count + keep,
+        kept=pairs.kept + keep,
         scale=jnp.where(keep, sy / jnp.where(keep, yy, 1), pairs.scale),
     )
 
@@ -147,7 +147,7 @@ def _descent(grad: Any, pairs: Pairs) -> tuple[Any, jax.Array, jax.Array]:
 def _inverse_hessian_times(grad: Any, pairs: Pairs) -> Any:
     """The two-loop recursion (Nocedal & Wright 2006, algorithm 7.4); empty slots have rho = 0."""
     memory = len(pairs.rho)
-    newest_first = (pairs.count - 1 - jnp.arange(memory)) % memory
+    newest_first = (pairs.kept - 1 - jnp.arange(memory)) % memory
 
     def backward(q: Any, slot: jax.Array) -> tuple[Any, jax.Array]:
         s, y = jax.tree.map(lambda ring: ring[slot], (pairs.s, pairs.y))

@@ -34,7 +34,16 @@ class Status(enum.IntEnum):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["x", "opt_state", "best_x", "best_loss", "evaluation", "still", "status", "history"],
+    data_fields=[
+        "x",
+        "opt_state",
+        "best_x",
+        "best_loss",
+        "evaluation",
+        "still",
+        "status",
+        "history",
+    ],
     meta_fields=["optimizer"],
 )
 @dataclass(frozen=True)
@@ -106,7 +115,10 @@ def init(
         status=jnp.array(Status.OK, jnp.int32),
         history={
             name: jnp.full(history_length, jnp.nan, dtype)
-            for name, dtype in {"loss": loss.dtype, **{k: v.dtype for k, v in terms.items()}}.items()
+            for name, dtype in {
+                "loss": loss.dtype,
+                **{k: v.dtype for k, v in terms.items()},
+            }.items()
         },
         optimizer=optimizer,
     )
@@ -123,43 +135,37 @@ def _all(condition: Callable[..., jax.Array], *trees: Any) -> jax.Array:
 
 
 def _step(value_and_grad: ValueAndGrad, state: State, *args: Any) -> State:
-    """One evaluation."""
+    """One evaluation. A state that has stopped is frozen by `where`, so lanes never wait.
+
+    A `cond` would save its evaluation, but a convolution inside of control flow runs on one thread
+    on the CPU. The optimiser's state alone is not frozen: it is large, and no longer of use.
+    """
     (loss, terms), grad = value_and_grad(state.x, *args)
     updates, opt_state = state.optimizer.update(
         grad, state.opt_state, state.x, value=loss, grad=grad
     )
     x = optax.apply_updates(state.x, updates)
-    better = loss < state.best_loss  # never true of nan
+    running = state.status == Status.OK
+    better = running & (loss < state.best_loss)  # never true of nan
     lost = ~_all(jnp.isfinite, x) | ((state.evaluation == 0) & ~jnp.isfinite(loss))
     still = jnp.where(_all(jnp.equal, x, state.x), state.still + 1, 0)
     # A schedule may begin with a step of zero, so one proposal that does not move is no end.
     status = jnp.where(lost, Status.NON_FINITE, jnp.where(still > 1, Status.CONVERGED, Status.OK))
     slot = state.evaluation % len(state.history["loss"])
-    stepped = State(
-        x=_where(lost, state.x, x),
+    seen = {"loss": loss, **terms}
+    return State(
+        x=_where(running & ~lost, x, state.x),
         opt_state=opt_state,
         best_x=_where(better, state.x, state.best_x),
         best_loss=jnp.where(better, loss, state.best_loss),
-        evaluation=state.evaluation + 1,
-        still=still,
-        status=status.astype(jnp.int32),
+        evaluation=state.evaluation + running,
+        still=jnp.where(running, still, state.still),
+        status=jnp.where(running, status, state.status).astype(jnp.int32),
         history={
-            name: state.history[name].at[slot].set(value)
-            for name, value in {"loss": loss, **terms}.items()
+            name: ring.at[slot].set(jnp.where(running, seen[name], ring[slot]))
+            for name, ring in state.history.items()
         },
         optimizer=state.optimizer,
-    )
-    return stepped
-
-
-def _step_unless_stopped(value_and_grad: ValueAndGrad, state: State, *args: Any) -> State:
-    # One lane that has stopped pays nothing more. Under vmap the cond becomes a select, which
-    # freezes stopped lanes while the others go on.
-    return jax.lax.cond(
-        state.status == Status.OK,
-        lambda state: _step(value_and_grad, state, *args),
-        lambda state: state,
-        state,
     )
 
 
@@ -172,17 +178,19 @@ def run_chunk(value_and_grad: ValueAndGrad, state: State, n: Any, *args: Any) ->
         n: how many evaluations; the history keeps the last ones that fit.
         *args: everything that the function needs besides the point.
     """
-    return jax.lax.fori_loop(0, n, lambda _, s: _step_unless_stopped(value_and_grad, s, *args), state)
+    return jax.lax.fori_loop(0, n, lambda _, s: _step(value_and_grad, s, *args), state)
 
 
 def run_scan(value_and_grad: ValueAndGrad, state: State, length: int, *args: Any) -> State:
     """`run_chunk` with a fixed number of evaluations, which can be differentiated in reverse."""
-    return jax.lax.scan(
-        lambda s, _: (_step_unless_stopped(value_and_grad, s, *args), None), state, length=length
-    )[0]
+    return jax.lax.scan(lambda s, _: (_step(value_and_grad, s, *args), None), state, length=length)[
+        0
+    ]
 
 
-_run_chunk = jax.jit(run_chunk, static_argnums=0, donate_argnums=1)
+# The host's loop dispatches single steps and not `run_chunk`, since XLA runs the body of a loop on
+# one CPU thread. Dispatch is asynchronous, so an accelerator does not wait for the host.
+_compiled_step = jax.jit(_step, static_argnums=0, donate_argnums=1)
 
 
 def minimize(
@@ -225,7 +233,8 @@ def minimize(
     with _interruptible() as interrupted:
         while done < num_steps and status is Status.OK:
             before = time.perf_counter()
-            state = _run_chunk(value_and_grad, state, jnp.int32(n), *args)
+            for _ in range(n):
+                state = _compiled_step(value_and_grad, state, *args)
             now, status = int(state.evaluation), Status(int(state.status))
             slots = np.arange(done, now) % ring
             rows.append({k: np.asarray(v)[slots] for k, v in state.history.items()})

@@ -74,7 +74,7 @@ def _read_layer(file: h5py.File, layer: str) -> dict[str, np.ndarray[Any, Any]]:
 
 def check_params(params: Params, name: str = "params") -> None:
     """Raise ValueError unless `params` is a VGG19 of the expected keys and shapes, all finite."""
-    expected = {"normalize/mean": (3,), "normalize/std": (3,)}
+    expected: dict[str, tuple[int, ...]] = {"normalize/mean": (3,), "normalize/std": (3,)}
     for layer, shape in CONV_SHAPES.items():
         expected |= {f"{layer}/kernel": shape, f"{layer}/bias": shape[-1:]}
     found = {f"{layer}/{leaf}": np.shape(a) for layer, d in params.items() for leaf, a in d.items()}

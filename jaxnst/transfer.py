@@ -91,7 +91,7 @@ def _make_optimizer(
 ) -> optax.GradientTransformation:
     # Cached, since a new optimiser object would compile the loop anew.
     if name == "lbfgs":
-        return lbfgs(learning_rate or 1.0, memory=memory)
+        return lbfgs(learning_rate=learning_rate or 1.0, memory=memory)
     return optax.adam(learning_rate or 0.02)
 
 
@@ -125,7 +125,7 @@ def style_transfer(
     Raises:
         TypeError, ValueError: an image or weights that do not fit the config.
     """
-    styles = [style] if hasattr(style, "ndim") else list(style)
+    styles: list[jax.Array] = [style] if hasattr(style, "ndim") else list(style)  # type: ignore
     objective = config.objective
     targets = compute_targets(content, styles, params, config=objective)
     if initial_image is not None:
@@ -151,6 +151,6 @@ def style_transfer(
         num_steps=config.num_steps,
         callback=callback,
     )
-    # Departs from systems that clamp inside the loop: that breaks L-BFGS. See docs of the trap in
-    # `lbfgs`; the loss in the history is that of the image before clipping.
+    # Departs from systems that clamp inside the loop, which breaks L-BFGS: the history has the
+    # losses of images before clipping.
     return TransferResult(jnp.clip(result.x, 0, 1), result.status, result.history)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -43,7 +43,7 @@ LAYERS = tuple(
 def check_layers(layers: Sequence[str]) -> None:
     """Raise ValueError if a name in `layers` is no layer of VGG19."""
     if isinstance(layers, str):
-        raise TypeError(f'layers must be a tuple of names, not the string {layers!r}; write ("{layers}",)')
+        raise TypeError(f'layers must be a tuple of names; write ("{layers}",)')
     for layer in layers:
         if layer not in LAYERS:
             raise ValueError(
@@ -54,7 +54,9 @@ def check_layers(layers: Sequence[str]) -> None:
 def num_channels(layer: str) -> int:
     """The number of channels of `layer`, such as 512 for relu4_2."""
     check_layers((layer,))
-    return BLOCKS[int(layer.removeprefix("pool")[0] if layer.startswith("pool") else layer[4]) - 1][1]
+    return BLOCKS[int(layer.removeprefix("pool")[0] if layer.startswith("pool") else layer[4]) - 1][
+        1
+    ]
 
 
 def min_size(layers: Sequence[str]) -> int:
@@ -134,8 +136,7 @@ def _features(
     image: jax.Array, params: Params, *, layers: tuple[str, ...], pooling: Pooling, dtype: str
 ) -> dict[str, jax.Array]:
     module = VGG19(layers, pooling, jnp.dtype(dtype))
-    features: dict[str, jax.Array] = module.apply({"params": params}, image)
-    return features
+    return cast(dict[str, jax.Array], module.apply({"params": params}, image))
 
 
 def extract_features(

@@ -9,7 +9,7 @@ pastiche 1.6.0, torch 2.13.0 and Pillow 13.0.0 (nothing of jaxnst is imported):
 
 pastiche's own code is run in float64 and the results are stored as float32, so that the file holds
 correctly rounded numbers that do not depend on the processor. Everything is RGB with channels last.
-The sizes are odd, so that each pooling has a row or a column to drop.
+Most poolings have an odd row or column to drop.
 
 Pictures, uint8:
     content (67, 100, 3)   the bundled content.jpg, reduced
@@ -23,17 +23,21 @@ Features behind the ReLU, float32, every n-th channel by `CHANNEL_STRIDES`; the 
         with content and style for max pooling, content for average pooling
     strides/<layer>     n
 
-Losses for <case> in `CASES`: with max pooling (`max`), with average pooling (`average`), max pooling
-and tv_weight=3 (`tv`), max pooling and both styles at equal weights (`two_styles`). All other
-options are pastiche's defaults: .01 × mean squares at relu4_2; 10 / c² × mean squares of Gram
-matrices divided by h·w; tv_weight × half the sum of the two mean absolute differences, of 0..255
-values.
+Losses for each <case> of `CASES`; what it does not name is pastiche's default:
+    max         one style, max pooling
+    average     the same with average pooling
+    two_styles  both styles at equal weights
+    tv          tv_weight=3 and style weight 0, for beside the style's gradient, which is larger by
+                orders of magnitude, an error in those of content and tv would go unseen
+The loss is .01 × mean squares at relu4_2, plus 10 / c² × mean squares of Gram matrices divided by
+h·w at each style layer, plus tv_weight × half the sum of the two mean absolute differences of
+0..255 values.
     <case>/loss, <case>/content, <case>/style, <case>/tv    float64, the total and its three terms
     <case>/grad     (67, 100, 3), float32: d loss / d image for image values in [0, 1], which is
                     255 times the gradient by 0..255 values
 
-Two styles are a weighted sum of losses in pastiche. A blend of Gram matrices has the same gradient,
-but differs from it in value by a constant.
+Two styles are a weighted sum of losses in pastiche: the mean of the losses with one style each. A
+blend of Gram matrices has the same gradient, but differs from it in value by a constant.
 """
 
 import argparse
@@ -52,8 +56,8 @@ from PIL import Image
 CONTENT_SIZE = (67, 100)  # height, width
 STYLE_SIZE = (62, 80)
 CHANNEL_STRIDES = {
-    "relu1_1": 32,
-    "relu2_1": 16,
+    "relu1_1": 64,
+    "relu2_1": 32,
     "relu3_1": 16,
     "relu4_1": 8,
     "relu4_2": 8,
@@ -63,8 +67,8 @@ POOLINGS = {"max": "max", "average": "avg"}  # our word: pastiche's
 CASES: dict[str, dict[str, Any]] = {
     "max": {},
     "average": {"pooling": "avg"},
-    "tv": {"tv_weight": 3.0},
     "two_styles": {"styles": ("style", "style2")},
+    "tv": {"tv_weight": 3.0, "style_weights": [0.0]},
 }
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -125,14 +129,13 @@ def compute_losses(
     result = {"loss": loss.detach().numpy(), "grad": 255 * gradient.numpy()}
 
     # One term is what is left of pastiche's loss when the coefficients of the others are zero.
+    terms = ("content", "style", "tv")
     off = {"content_weight": 0.0, "style_weights": [0.0] * len(styles), "tv_weight": 0.0}
-    for term, coefficient in zip(("content", "style", "tv"), off, strict=True):
+    for term, coefficient in zip(terms, off, strict=True):
         others = {name: zero for name, zero in off.items() if name != coefficient}
         with mock.patch.multiple(artist, **others), torch.no_grad():
             result[term] = artist._calc_loss().numpy()
-    np.testing.assert_allclose(
-        sum(result[term] for term in ("content", "style", "tv")), loss.item()
-    )
+    np.testing.assert_allclose(sum(result[term] for term in terms), loss.item())
     return result
 
 
