@@ -125,7 +125,7 @@ def style_transfer(
     Raises:
         TypeError, ValueError: an image or weights that do not fit the config.
     """
-    styles: list[jax.Array] = [style] if hasattr(style, "ndim") else list(style)  # type: ignore
+    styles = list(style) if isinstance(style, Sequence) else [style]
     objective = config.objective
     targets = compute_targets(content, styles, params, config=objective)
     if initial_image is not None:
