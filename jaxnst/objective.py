@@ -192,10 +192,12 @@ def _perceptual_loss(
         for layer in config.style_layers
     )
     terms = {
-        "content": jnp.asarray(weights.content * content, jnp.float32),
-        "style": jnp.asarray(weights.style * style, jnp.float32),
-        "tv": jnp.asarray(weights.tv * losses.total_variation(image), jnp.float32),
+        "content": weights.content * content,
+        "style": weights.style * style,
+        "tv": weights.tv * losses.total_variation(image),
     }
+    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    terms = {name: jnp.asarray(term, dtype) for name, term in terms.items()}
     return terms["content"] + terms["style"] + terms["tv"], terms
 
 
