@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), metavar="OUT")
     # What two cores of a laptop can do in about a minute.
     demo.set_defaults(run=_transfer, content=DEMO / "content.jpg", style=[DEMO / "style.jpg"])
-    demo.set_defaults(demo_defaults={"size": 256, "num_steps": 150, "content_weight": 0.1})
+    demo.set_defaults(demo_defaults={"size": 320, "num_steps": 150, "content_weight": 0.25})
 
     for command in (transfer, demo):
         command.add_argument("--quiet", action="store_true", help="show no progress")

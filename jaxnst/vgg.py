@@ -166,12 +166,13 @@ def extract_features(
             for the deepest layer.
     """
     check_layers(layers)
+    layers = tuple(layers)
     check_image(image)
     if not layers:
         return {}
     if pooling not in ("max", "average"):
         raise ValueError(f'pooling must be "max" or "average", not {pooling!r}')
-    if jnp.dtype(dtype).name not in ("float32", "bfloat16", "float64"):
+    if dtype not in ("float32", "bfloat16"):
         raise ValueError(
             f'dtype must be "float32" or "bfloat16", not {dtype!r}; float16 overflows in VGG19'
         )
@@ -182,6 +183,4 @@ def extract_features(
             f"an image of {image.shape[0]}x{image.shape[1]} pixels is too small for {deepest}; "
             f"it needs at least {least}x{least}"
         )
-    return _features(
-        image, params, layers=tuple(layers), pooling=pooling, dtype=jnp.dtype(dtype).name
-    )
+    return _features(image, params, layers=layers, pooling=pooling, dtype=dtype)

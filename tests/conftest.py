@@ -1,0 +1,27 @@
+"""Real weights and small real pictures."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+import jaxnst
+
+DEMO = Path(jaxnst.__file__).parent / "demo"
+
+
+@pytest.fixture(scope="session")
+def params() -> jaxnst.vgg.Params:
+    return jaxnst.load_params()
+
+
+@pytest.fixture(scope="session")
+def content() -> jax.Array:
+    """A real picture, (h, 96, 3)."""
+    return jax.numpy.asarray(jaxnst.load_image(DEMO / "content.jpg", size=96))
+
+
+@pytest.fixture(scope="session")
+def style() -> jax.Array:
+    """A real picture of another size, (h, 80, 3)."""
+    return jax.numpy.asarray(jaxnst.load_image(DEMO / "style.jpg", size=80))

@@ -1,0 +1,441 @@
+"""The command line: what it writes, and one clear line for each thing that can be wrong."""
+
+import dataclasses
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxnst
+from jaxnst import cli
+from jaxnst.objective import LossWeights, ObjectiveConfig
+from jaxnst.presets import PRESETS, preset
+from jaxnst.transfer import TransferConfig
+
+SMALL = ["--size", "32", "--num-steps", "2"]
+
+
+class Outcome(typing.NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line within this process."""
+
+    def call(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            status: object = cli.main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            status = 0 if error.code is None else error.code
+        assert isinstance(status, int)
+        return Outcome(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of inputs: three pictures and some files that are none."""
+    random = np.random.default_rng(0)
+    for name in ("content", "style", "other"):
+        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC)
+        picture.save(tmp_path / f"{name}.png")
+    Image.open(tmp_path / "content.png").resize((48, 40)).save(tmp_path / "wide.png")
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "dot.png")
+    (tmp_path / "text.jpg").write_text("This is no picture.\n")
+    Image.open(tmp_path / "style.png").save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "subfolder").mkdir()
+    return tmp_path
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def check_refusal(outcome: Outcome, *parts: str) -> None:
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.endswith("\n")
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.err.startswith("jaxnst") and len(outcome.err.strip()) > len("jaxnst: ")
+    assert "Traceback" not in outcome.err
+    for part in parts:
+        assert part in outcome.err
+
+
+def python(*arguments: object, cwd: Path) -> Outcome:
+    """Call `python -m jaxnst`."""
+    root = str(Path(jaxnst.__file__).parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    path = root + os.pathsep + inherited if inherited else root
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxnst", *map(str, arguments)],
+        cwd=cwd,
+        env={"JAX_PLATFORMS": "cpu"} | os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+# --- refusals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("missing.png style.png -o out.png", "missing.png"),
+        ("content.png missing.png -o out.png", "missing.png"),
+        ("content.png style.png missing.png -o out.png", "missing.png"),
+        ("subfolder style.png -o out.png", "subfolder"),
+        ("text.jpg style.png -o out.png", "text.jpg"),
+        ("content.png text.jpg -o out.png", "text.jpg"),
+        ("cut.jpg style.png -o out.png", "cut.jpg"),
+        ("content.png cut.jpg -o out.png", "cut.jpg"),
+        ("content.png style.png -o out.bmp", ".bmp"),
+        ("content.png style.png -o out", "suffix"),
+        ("content.png style.png -o nowhere/out.png", "nowhere"),
+        ("content.png style.png -o subfolder", "subfolder"),
+        ("content.png style.png", "--output"),
+        ("content.png -o out.png", "STYLE"),
+    ],
+)
+def test_files_that_do_not_serve_are_refused(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, part: str
+) -> None:
+    monkeypatch.chdir(folder)
+    before = files(folder)
+    check_refusal(run("transfer", *arguments.split(), *SMALL), part)
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "part"),
+    [
+        ("--preset nonsense", "nonsense"),
+        ("--nonsense 3", "--nonsense"),
+        ("--size 0", "--size"),
+        ("--size -5", "--size"),
+        ("--size abc", "--size"),
+        ("--size 1.5", "--size"),
+        ("--size", "--size"),
+        ("--size 4", "too small"),
+        ("--size 1000000", "smaller size"),
+        ("--num-steps 0", "--num-steps"),
+        ("--num-steps nan", "--num-steps"),
+        ("--num-steps -1", "--num-steps"),
+        ("--memory 0", "--memory"),
+        ("--seed 1.5", "--seed"),
+        ("--style-weight nan", "--style-weight"),
+        ("--style-weight inf", "--style-weight"),
+        ("--style-weight -1", "--style-weight"),
+        ("--style-weight abc", "--style-weight"),
+        ("--style-weight 1e400", "--style-weight"),
+        ("--content-weight -inf", "--content-weight"),
+        ("--tv-weight nan", "--tv-weight"),
+        ("--learning-rate 0", "learning_rate"),
+        ("--learning-rate -1", "--learning-rate"),
+        ("--style-layers relu9_9", "relu9_9"),
+        ("--content-layers", "--content-layers"),
+        ("--pooling median", "median"),
+        ("--optimizer sgd", "sgd"),
+        ("--init black", "black"),
+        ("--fit both", "both"),
+        ("--dtype float16", "float16"),
+        ("--crop", "crop"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    run: Run, folder: Path, option: str, part: str
+) -> None:
+    before = files(folder)
+    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
+    check_refusal(run("transfer", *inputs, *SMALL, *option.split()), part)
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["--nonsense"], ["demo", "more.png"]])
+def test_unknown_commands_are_refused(run: Run, arguments: list[str]) -> None:
+    check_refusal(run(*arguments))
+
+
+def test_file_names_cannot_break_the_line(run: Run, folder: Path) -> None:
+    check_refusal(run("transfer", folder / "a\nb.png", folder / "style.png", "-o", "out.png"))
+
+
+def test_weights_that_overflow_are_refused(run: Run, folder: Path) -> None:
+    before = files(folder)
+    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
+    check_refusal(run("transfer", *inputs, *SMALL, "--style-weight", "3e38"), "not finite")
+    assert files(folder) == before
+
+
+def test_a_picture_of_one_pixel(run: Run, folder: Path) -> None:
+    # As it is, the network has nothing to see; enlarged, it is an even colour.
+    inputs = folder / "dot.png", folder / "style.png", "-o", folder / "out.png"
+    check_refusal(run("transfer", *inputs, "--size", 1, "--num-steps", 2), "1x1", "too small")
+    assert not (folder / "out.png").exists()
+    assert run("transfer", *inputs, *SMALL).status == 0
+    assert size_of(folder / "out.png") == (32, 32)
+
+
+def test_refusal_from_a_real_process(folder: Path) -> None:
+    before = files(folder)
+    check_refusal(python("transfer", "text.jpg", "style.png", "-o", "out.png", cwd=folder))
+    assert files(folder) == before
+
+
+# --- good runs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("styles", [["style.png"], ["style.png", "other.png"]])
+def test_transfer_writes_a_picture_and_is_quiet(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, styles: list[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    before = files(folder)
+    outcome = run("transfer", "content.png", *styles, "-o", "out.png", *SMALL)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith("out.png: loss ") and "after 2 evaluations" in outcome.out
+    assert len(outcome.out.splitlines()) == 1
+    assert size_of(folder / "out.png") == (32, 32)
+    after = files(folder)
+    assert set(after) - set(before) == {folder / "out.png"}
+    assert {path: after[path] for path in before} == before
+
+
+def test_real_process_writes_a_picture(folder: Path) -> None:
+    outcome = python(
+        "transfer", "wide.png", "style.png", "-o", "out.jpg", *SMALL, "--preset", "article",
+        cwd=folder,
+    )  # fmt: skip
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "out.jpg" in outcome.out
+    assert size_of(folder / "out.jpg") == (32, 32)
+
+
+def test_article_crops_and_can_be_told_not_to(run: Run, folder: Path) -> None:
+    out = folder / "out.png"
+    inputs = folder / "wide.png", folder / "style.png", "-o", out, "--preset", "article"
+    assert run("transfer", *inputs, *SMALL).status == 0
+    assert size_of(out) == (32, 32)
+    assert run("transfer", *inputs, *SMALL, "--no-crop").status == 0
+    assert size_of(out) == (38, 32)
+
+
+def test_transparency_is_kept(run: Run, folder: Path) -> None:
+    with Image.open(folder / "content.png") as picture:
+        clear = picture.convert("RGBA").resize((32, 32))
+    clear.paste((0, 0, 0, 0), (0, 0, 16, 32))
+    clear.save(folder / "clear.png")
+    out = folder / "out.png"
+    outcome = run("transfer", folder / "clear.png", folder / "style.png", "-o", out, *SMALL)
+    assert (outcome.status, outcome.err) == (0, "")
+    with Image.open(out) as picture:
+        assert picture.mode == "RGBA"
+        np.testing.assert_array_equal(picture.getchannel("A"), clear.getchannel("A"))
+
+
+def test_an_existing_output_is_replaced(run: Run, folder: Path) -> None:
+    out = folder / "out.png"
+    out.write_text("old")
+    assert run("transfer", folder / "content.png", folder / "style.png", "-o", out, *SMALL)[0] == 0
+    assert size_of(out) == (32, 32)
+
+
+def test_the_same_command_writes_the_same_picture(run: Run, folder: Path) -> None:
+    def picture(*options: object) -> bytes:
+        inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
+        assert run("transfer", *inputs, *SMALL, "--init", "noise", *options).status == 0
+        return (folder / "out.png").read_bytes()
+
+    assert picture() == picture("--seed", 0) != picture("--seed", 1)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_is_shown_on_a_terminal_only(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
+    outcome = run("transfer", *inputs, *SMALL, *(["--quiet"] if quiet else []))
+    assert outcome.status == 0
+    assert ("2/2" in outcome.err) is not quiet
+    assert bool(outcome.err) is not quiet
+
+
+def test_ctrl_c_keeps_the_best_picture(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def progress(*_: object) -> nullcontext[Callable[[object], None]]:
+        return nullcontext(lambda _: signal.raise_signal(signal.SIGINT))
+
+    monkeypatch.setattr(cli, "_progress", progress)
+    out = folder / "out.png"
+    inputs = folder / "content.png", folder / "style.png", "-o", out
+    outcome = run("transfer", *inputs, "--size", 32, "--num-steps", 50)
+    assert outcome.status == 130
+    assert "interrupted" in outcome.out and outcome.err == ""
+    assert size_of(out) == (32, 32)
+
+
+def test_ctrl_c_before_the_first_picture(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_params", interrupt)
+    before = files(folder)
+    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
+    outcome = run("transfer", *inputs, *SMALL)
+    assert (outcome.status, outcome.out) == (130, "")
+    assert len(outcome.err.splitlines()) == 1
+    assert files(folder) == before
+
+
+def test_demo(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "picture.png"
+    outcome = run("demo", *SMALL, "-o", out)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert str(out) in outcome.out
+    assert max(size_of(out)) == 32
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_version(run: Run) -> None:
+    outcome = run("--version")
+    assert outcome == (0, f"jaxnst {jaxnst.__version__}\n", "")
+
+
+def test_the_installed_command_is_this_one() -> None:
+    scripts = importlib.metadata.entry_points(group="console_scripts", name="jaxnst")
+    assert all(script.load() is cli.main for script in scripts)
+
+
+# --- the recipe --------------------------------------------------------------------------------
+
+
+def leaves(config: type) -> list[str]:
+    hints = typing.get_type_hints(config)
+    return [
+        name
+        for entry in dataclasses.fields(config)
+        for name in (
+            leaves(hints[entry.name])
+            if dataclasses.is_dataclass(hints[entry.name])
+            else [entry.name]
+        )
+    ]
+
+
+@pytest.mark.parametrize("command", ["transfer", "demo"])
+def test_help_lists_every_option(run: Run, command: str) -> None:
+    outcome = run(command, "--help")
+    assert (outcome.status, outcome.err) == (0, "")
+    words = set(outcome.out.replace(",", " ").split())
+    names = [*leaves(TransferConfig), "content_weight", "style_weight", "tv_weight", "preset"]
+    assert {"--" + name.replace("_", "-") for name in names} <= words
+    assert all(name in outcome.out for name in PRESETS)
+
+
+def recipe(options: str, command: str = "transfer c s -o o") -> tuple[TransferConfig, LossWeights]:
+    return cli._recipe(cli._parser().parse_args([*command.split(), *options.split()]))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_without_options_the_recipe_is_the_preset(name: str) -> None:
+    assert recipe(f"--preset {name}") == preset(name)
+
+
+def test_pastiche_is_the_default() -> None:
+    assert recipe("") == preset("pastiche")
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "value"),
+    [
+        ("--init noise", "init", "noise"),
+        ("--optimizer adam", "optimizer", "adam"),
+        ("--learning-rate 0.5", "learning_rate", 0.5),
+        ("--memory 7", "memory", 7),
+        ("--num-steps 9", "num_steps", 9),
+        ("--seed -3", "seed", -3),
+        ("--size 99", "size", 99),
+        ("--no-crop", "crop", False),
+        ("--pooling average", "pooling", "average"),
+        ("--statistic gram", "statistic", "gram"),
+        ("--content-distance half_sum", "content_distance", "half_sum"),
+        ("--dtype bfloat16", "dtype", "bfloat16"),
+    ],
+)
+def test_an_option_changes_its_field_alone(option: str, field: str, value: object) -> None:
+    config, weights = preset("article")
+    if field in {entry.name for entry in dataclasses.fields(ObjectiveConfig)}:
+        objective = dataclasses.replace(config.objective, **{field: value})
+        config = dataclasses.replace(config, objective=objective)
+    else:
+        config = dataclasses.replace(config, **{field: value})
+    assert recipe(f"--preset article {option}") == (config, weights)
+
+
+def test_crop_and_fit() -> None:
+    config, _ = recipe("--fit short --crop")
+    assert (config.fit, config.crop) == ("short", True)
+
+
+def test_weights_replace_those_of_the_preset() -> None:
+    _, weights = recipe("--content-weight 2 --style-weight 0 --tv-weight 1e-3")
+    assert weights == preset("pastiche")[1]._replace(content=2, style=0, tv=1e-3)
+
+
+def test_layers_keep_the_weights_that_the_preset_gives_them() -> None:
+    _, known = preset("article")
+    config, weights = recipe("--preset article --style-layers relu1_1 relu2_1 relu4_4")
+    assert config.objective.style_layers == ("relu1_1", "relu2_1", "relu4_4")
+    assert config.objective.content_layers == ("relu4_2",)
+    assert weights.content_layers == known.content_layers
+    mean = np.mean(list(known.style_layers.values()))
+    assert weights.style_layers == pytest.approx({"relu1_1": 0.2, "relu2_1": 0.4, "relu4_4": mean})
+
+
+def test_other_layers_run(run: Run, folder: Path) -> None:
+    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
+    layers = ["--style-layers", "relu1_1", "relu1_2", "--content-layers", "conv2_1"]
+    # Shallow layers see small pictures.
+    outcome = run("transfer", *inputs, *layers, "--size", 8, "--num-steps", 2)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert size_of(folder / "out.png") == (8, 8)
+
+
+def test_the_demo_has_defaults_that_options_replace() -> None:
+    config, weights = recipe("", "demo")
+    assert (config.size, config.num_steps, weights.content) == (256, 150, 0.1)
+    config, weights = recipe("--size 32 --content-weight 3", "demo")
+    assert (config.size, config.num_steps, weights.content) == (32, 150, 3)

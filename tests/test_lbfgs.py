@@ -1,0 +1,153 @@
+"""L-BFGS against a naive one, on a nasty function and on a picture."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnst
+from jaxnst import lbfgs
+from jaxnst.lbfgs import LbfgsState, Pairs
+
+
+def trajectory(function, x, optimizer, count, state=None):
+    """The evaluated points, their values, and the accepted value after each."""
+    both, update = jax.jit(jax.value_and_grad(function)), jax.jit(optimizer.update)
+    state = optimizer.init(x) if state is None else state
+    points, values, accepted = [], [], []
+    for _ in range(count):
+        value, grad = both(x)
+        points.append(np.array(x))
+        values.append(float(value))
+        step, state = update(grad, state, x, value=value)
+        accepted.append(float(state.value))
+        x = x + step
+    return np.array(points), np.array(values), np.array(accepted), x, state
+
+
+def naive_lbfgs(function, gradient, x, count, memory):
+    """The evaluated points of a textbook's L-BFGS with backtracking, lists and loops."""
+    points, pairs = [x], []
+    g = gradient(x)
+    direction, step = -g, 1 / np.abs(g).sum()
+    while len(points) < count:
+        trial = x + step * direction
+        points.append(trial)
+        if function(trial) > function(x) + 1e-4 * step * (g @ direction):
+            step /= 2
+            continue
+        new = gradient(trial)
+        s, y = trial - x, new - g
+        if s @ y > 0:
+            pairs = [*pairs, (s, y)][-memory:]
+        x, g, step = trial, new, 1.0
+        q, alphas = g.copy(), []
+        for s, y in reversed(pairs):
+            alphas.append((s @ q) / (s @ y))
+            q -= alphas[-1] * y
+        s, y = pairs[-1]
+        q *= (s @ y) / (y @ y)
+        for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+            q += (alpha - (y @ q) / (s @ y)) * s
+        direction = -q
+    return np.array(points)
+
+
+@pytest.mark.parametrize("memory", [1, 3, 20])
+def test_proposes_what_a_naive_one_does(memory):
+    scales, centre = np.logspace(0, 2, 12), np.linspace(-1, 1, 12)
+    expected = naive_lbfgs(
+        lambda x: 0.5 * np.sum(scales * (x - centre) ** 2),
+        lambda x: scales * (x - centre),
+        np.zeros(12),
+        12,
+        memory,
+    )
+    with jax.enable_x64(True):
+        points = trajectory(
+            lambda x: 0.5 * jnp.sum(scales * (x - centre) ** 2),
+            jnp.zeros(12),
+            lbfgs(memory=memory),
+            12,
+        )[0]
+    np.testing.assert_allclose(points, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_first_step_has_a_1_norm_of_the_learning_rate():
+    points = trajectory(
+        lambda x: jnp.sum(50 * x**2), jnp.arange(1.0, 5), lbfgs(learning_rate=0.25), 2
+    )[0]
+    np.testing.assert_allclose(np.abs(points[1] - points[0]).sum(), 0.25, rtol=1e-5)
+
+
+def test_takes_units_as_they_are():
+    # A warm state in units 2**k larger: values stay bit for bit, for no threshold has a unit.
+    unit = 2.0**-20
+
+    def bowl(x):
+        return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+    optimizer = lbfgs()
+    *_, x, state = trajectory(bowl, jnp.zeros(6), optimizer, 8)
+    pairs = state.pairs
+    scaled = LbfgsState(
+        x=state.x * unit,
+        grad=state.grad / unit,
+        value=state.value,
+        direction=state.direction * unit,
+        slope=state.slope,
+        step=state.step,
+        pairs=Pairs(pairs.s * unit, pairs.y / unit, pairs.rho, pairs.kept, pairs.scale * unit**2),
+    )
+    values = trajectory(bowl, x, optimizer, 40, state)[1]
+    in_units = trajectory(lambda x: bowl(x / unit), x * unit, optimizer, 40, scaled)[1]
+    assert values[-1] < values[0] / 10
+    np.testing.assert_allclose(in_units[:15], values[:15], rtol=1e-4)
+
+
+def test_units_of_255_converge_about_as_fast():
+    def bowl(x):
+        return jnp.sum(jnp.linspace(1, 30, 8) * (x - 1) ** 2)
+
+    ends = [
+        trajectory(lambda x, u=unit: bowl(x / u), jnp.zeros(8), lbfgs(), 40)[2]
+        for unit in (1.0, 255.0)
+    ]
+    for end in ends:
+        assert end[-1] < 1e-6 * end[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_never_climbs_on_a_nasty_function(seed):
+    def nasty(x):
+        return jnp.sum(0.05 * x**2 + 3 * jnp.cos(4 * x)) + jnp.sin(jnp.sum(x) * 3)
+
+    x0 = jax.random.normal(jax.random.key(seed), (12,)) * 3
+    _, values, accepted, *_ = trajectory(nasty, x0, lbfgs(), 80)
+    assert (values[1:] > np.minimum.accumulate(values)[:-1]).any()  # some were refused
+    assert (np.diff(accepted) <= 0).all()
+    assert accepted[-1] < values[0]
+    np.testing.assert_array_equal(accepted, np.minimum.accumulate(values))
+
+
+@pytest.mark.parametrize("memory", [0, -1])
+def test_memory_must_be_positive(memory):
+    with pytest.raises(ValueError, match="memory must be a positive integer"):
+        lbfgs(memory=memory)
+
+
+def test_picture_never_ends_above_its_start(params):
+    demo = Path(jaxnst.__file__).parent / "demo"
+    content, style = (
+        jaxnst.load_image(demo / f"{name}.jpg", size=64) for name in ("content", "style")
+    )
+    config, weights = jaxnst.preset("pastiche")
+    config = jaxnst.TransferConfig(config.objective, num_steps=25, memory=20)
+    result = jaxnst.style_transfer(content, style, params=params, weights=weights, config=config)
+    losses = result.history["loss"]
+    assert len(losses) == 25
+    assert losses.min() < 0.25 * losses[0]
+    assert losses[-1] < 0.25 * losses[0]
+    assert losses.max() == losses[0]

@@ -1,0 +1,349 @@
+"""`minimize`, `run_chunk` and `run_scan` on functions whose minimum is known."""
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+from jaxnst import Status, lbfgs, minimize
+from jaxnst.optimize import init, run_chunk, run_scan
+
+LBFGS = lbfgs()
+ADAM = optax.adam(0.1)
+
+
+def with_terms(function):
+    """`function(x, *args)` as what `minimize` wants, with one term beside the loss."""
+
+    def both(x, *args):
+        loss = function(x, *args)
+        return loss, {"half": loss / 2}
+
+    return jax.value_and_grad(both, has_aux=True)
+
+
+def quadratic(x, scales, centre):
+    return 0.5 * jnp.sum(scales * (x - centre) ** 2)
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def tree_bowl(x):
+    return jnp.sum((x["a"] - 1) ** 2) + jnp.sum((x["b"]["c"] + 2) ** 2)
+
+
+def wall(x):
+    """Convex, least at 0.9375; beyond 1 the value and the gradient are nan."""
+    return jnp.sum(-x - 0.5 * jnp.sqrt(1 - x))
+
+
+QUADRATIC = with_terms(quadratic)
+ROSENBROCK = with_terms(rosenbrock)
+TREE = with_terms(tree_bowl)
+WALL = with_terms(wall)
+SCALES = np.logspace(0, 3, 30, dtype=np.float32)
+CENTRE = np.linspace(-1, 2, 30, dtype=np.float32)
+SMALL = (jnp.array([1.0, 10.0, 30.0]), jnp.array([1.0, -2.0, 0.5]))
+
+
+def same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_quadratic_reaches_the_minimum_that_scipy_finds():
+    with jax.enable_x64(True):
+        args = jnp.asarray(SCALES, jnp.float64), jnp.asarray(CENTRE, jnp.float64)
+        result = minimize(QUADRATIC, jnp.zeros(30), *args, optimizer=LBFGS, num_steps=150)
+        assert result.x.dtype == jnp.float64
+    expected = scipy.optimize.minimize(
+        lambda x: (0.5 * np.sum(SCALES * (x - CENTRE) ** 2), SCALES * (x - CENTRE)),
+        np.zeros(30),
+        jac=True,
+        method="L-BFGS-B",
+        options={"ftol": 1e-16, "gtol": 1e-10},
+    )
+    np.testing.assert_allclose(result.x, expected.x, atol=1e-6)
+    np.testing.assert_allclose(result.x, CENTRE, atol=1e-6)
+
+
+def test_rosenbrock_reaches_the_minimum_that_scipy_finds():
+    with jax.enable_x64(True):
+        result = minimize(ROSENBROCK, jnp.zeros(10), optimizer=LBFGS, num_steps=200)
+    expected = scipy.optimize.minimize(
+        scipy.optimize.rosen,
+        np.zeros(10),
+        jac=scipy.optimize.rosen_der,
+        method="L-BFGS-B",
+        options={"ftol": 1e-16, "gtol": 1e-10},
+    )
+    np.testing.assert_allclose(result.x, expected.x, atol=1e-6)
+    assert result.history["loss"].min() < 1e-12
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 150])
+def test_makes_exactly_num_steps_evaluations(optimizer, num_steps):
+    seen = []
+    bare = with_terms(rosenbrock)
+
+    def counted(x):
+        jax.debug.callback(lambda _: seen.append(1), x[0])
+        return bare(x)
+
+    result = minimize(counted, jnp.full(10, -1.0), optimizer=optimizer, num_steps=num_steps)
+    jax.effects_barrier()
+    assert len(seen) == int(result.state.evaluation) == num_steps
+    assert {k: len(v) for k, v in result.history.items()} == dict.fromkeys(
+        ("evaluation", "loss", "half"), num_steps
+    )
+    np.testing.assert_array_equal(result.history["evaluation"], np.arange(1, num_steps + 1))
+    np.testing.assert_array_equal(result.history["half"], result.history["loss"] / 2)
+    assert result.status is Status.OK
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
+def test_history_does_not_depend_on_the_chunks(optimizer):
+    runs = [
+        minimize(
+            ROSENBROCK,
+            jnp.full(10, -1.0),
+            optimizer=optimizer,
+            num_steps=100,  # more than the state's ring holds
+            seconds_per_chunk=seconds,
+        )
+        for seconds in (1e-9, 1e-3, 100.0)
+    ]
+    assert len(runs[0].history["loss"]) == 100
+    for run in runs[1:]:
+        same_bits(run.history, runs[0].history)
+        same_bits(run.x, runs[0].x)
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
+def test_two_chunks_are_one_bit_for_bit(optimizer):
+    run = jax.jit(run_chunk, static_argnums=0)
+    state = init(QUADRATIC, jnp.zeros(3), *SMALL, optimizer=optimizer)
+    whole = run(QUADRATIC, state, 6, *SMALL)
+    halves = run(QUADRATIC, run(QUADRATIC, state, 3, *SMALL), 3, *SMALL)
+    assert int(whole.evaluation) == 6
+    same_bits(whole, halves)
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
+def test_chunks_under_jit_and_vmap_equal_single_runs(optimizer):
+    scales = jnp.array([[1.0, 10.0, 30.0], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
+    # The last lane starts in its minimum and stops before the others.
+    starts = jnp.array([[0.0, 0.0, 0.0], [2.0, 2.0, 2.0], [1.0, -2.0, 0.5]])
+
+    def run(x0, scales):
+        state = init(QUADRATIC, x0, scales, SMALL[1], optimizer=optimizer)
+        return run_chunk(QUADRATIC, state, 8, scales, SMALL[1])
+
+    lanes = jax.jit(jax.vmap(run))(starts, scales)
+    for i in range(3):
+        alone = minimize(
+            QUADRATIC, starts[i], scales[i], SMALL[1], optimizer=optimizer, num_steps=8
+        )
+        count = int(alone.state.evaluation)
+        assert int(lanes.evaluation[i]) == count
+        assert int(lanes.status[i]) == alone.status
+        np.testing.assert_allclose(lanes.best_x[i], alone.x, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            lanes.history["loss"][i, :count], alone.history["loss"], rtol=1e-3, atol=1e-5
+        )
+    assert lanes.status.tolist() == [Status.OK, Status.OK, Status.CONVERGED]
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, ADAM, optax.sgd(0.02)], ids=["lbfgs", "adam", "sgd"])
+def test_scan_equals_chunk_and_can_be_differentiated(optimizer):
+    with jax.enable_x64(True):
+        scales, centre = (jnp.asarray(np.asarray(a), jnp.float64) for a in SMALL)
+
+        def end(shift, run=run_scan):
+            args = scales, centre + shift
+            state = init(QUADRATIC, jnp.zeros(3), *args, optimizer=optimizer)
+            return run(QUADRATIC, state, 4, *args)
+
+        same_bits(end(0.3).evaluation, end(0.3, run_chunk).evaluation)
+        np.testing.assert_allclose(end(0.3).x, end(0.3, run_chunk).x, rtol=1e-12)
+
+        weights = jnp.array([1.0, 2.0, -1.0])
+        value = jax.jit(lambda shift: jnp.sum(weights * end(shift).x))
+        slope = jax.grad(value)(0.3)
+        finite_difference = (value(0.3 + 1e-6) - value(0.3 - 1e-6)) / 2e-6
+        assert abs(slope) > 1e-3
+        np.testing.assert_allclose(slope, finite_difference, rtol=1e-5)
+
+
+def test_returns_the_best_point_and_not_the_last():
+    optimizer = optax.adam(0.9)  # overshoots
+    result = minimize(QUADRATIC, jnp.zeros(3), *SMALL, optimizer=optimizer, num_steps=20)
+    losses = result.history["loss"]
+    assert losses[-1] > losses.min()
+    np.testing.assert_allclose(quadratic(result.x, *SMALL), losses.min(), rtol=1e-5)
+    assert result.state.best_loss == losses.min()
+
+
+def test_returns_the_start_where_all_else_is_worse():
+    result = minimize(QUADRATIC, jnp.zeros(3), *SMALL, optimizer=optax.sgd(1.0), num_steps=5)
+    assert (np.diff(result.history["loss"]) > 0).all()
+    np.testing.assert_array_equal(result.x, np.zeros(3))
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_start_that_is_not_finite_is_reported_and_kept(optimizer, bad):
+    centre = jnp.array([bad, 0.0, 0.0])
+    x0 = jnp.array([1.0, 2.0, 3.0])
+    result = minimize(QUADRATIC, x0, SMALL[0], centre, optimizer=optimizer, num_steps=20)
+    assert result.status is Status.NON_FINITE
+    np.testing.assert_array_equal(result.x, x0)
+    assert len(result.history["loss"]) < 20
+
+
+def test_lbfgs_recovers_from_nan():
+    result = minimize(WALL, jnp.array([-0.5]), optimizer=LBFGS, num_steps=40)
+    assert np.isnan(result.history["loss"]).any()
+    assert result.status in (Status.OK, Status.CONVERGED)
+    np.testing.assert_allclose(result.x, 0.9375, atol=1e-3)
+
+
+def test_adam_stops_at_nan_and_keeps_the_best():
+    optimizer = optax.adam(0.3)
+    result = minimize(WALL, jnp.array([0.0]), optimizer=optimizer, num_steps=40)
+    assert result.status is Status.NON_FINITE
+    losses = result.history["loss"]
+    assert 1 < len(losses) < 40 and np.isnan(losses[-1]) and np.isfinite(losses[:-1]).all()
+    np.testing.assert_allclose(wall(result.x), np.nanmin(losses), rtol=1e-6)
+    assert np.isfinite(result.x).all()
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
+def test_start_in_the_minimum_converges_at_once(optimizer):
+    result = minimize(QUADRATIC, SMALL[1], *SMALL, optimizer=optimizer, num_steps=500)
+    assert result.status is Status.CONVERGED
+    assert len(result.history["loss"]) <= 3
+    np.testing.assert_array_equal(result.x, SMALL[1])
+
+
+def test_callback_gets_each_chunk():
+    seen = []
+    result = minimize(
+        TREE,
+        {"a": jnp.zeros(2), "b": {"c": jnp.ones(3)}},
+        optimizer=ADAM,
+        num_steps=9,
+        callback=lambda progress: seen.append(progress),  # answers None
+        seconds_per_chunk=1e-9,
+    )
+    assert result.status is Status.OK
+    assert [p.evaluation for p in seen] == [1, *range(3, 10)]
+    assert {p.num_steps for p in seen} == {9}
+    assert (np.diff([0, *(p.seconds for p in seen)]) > 0).all()
+    for progress in seen:
+        losses = result.history["loss"][: progress.evaluation]
+        assert progress.loss == losses[-1]
+        assert progress.terms == {"half": result.history["half"][progress.evaluation - 1]}
+        assert isinstance(progress.loss, float)
+        # The picture is its own copy: later steps have not taken it away.
+        np.testing.assert_allclose(tree_bowl(progress.x), losses.min(), rtol=1e-5)
+
+
+def test_true_answer_of_the_callback_ends_the_run():
+    result = minimize(
+        ROSENBROCK,
+        jnp.zeros(10),
+        optimizer=LBFGS,
+        num_steps=50,
+        callback=lambda progress: progress.evaluation >= 3,
+        seconds_per_chunk=1e-9,
+    )
+    assert result.status is Status.INTERRUPTED
+    assert len(result.history["loss"]) == 3
+    np.testing.assert_allclose(rosenbrock(result.x), result.history["loss"].min(), rtol=1e-5)
+
+
+def test_interruption_after_the_last_step_is_none():
+    result = minimize(
+        ROSENBROCK, jnp.zeros(10), optimizer=LBFGS, num_steps=1, callback=lambda _: True
+    )
+    assert result.status is Status.OK
+
+
+def test_ctrl_c_ends_the_run_with_a_result():
+    before = signal.getsignal(signal.SIGINT)
+    result = minimize(
+        ROSENBROCK,
+        jnp.zeros(10),
+        optimizer=LBFGS,
+        num_steps=50,
+        callback=lambda _: signal.raise_signal(signal.SIGINT),
+    )
+    assert result.status is Status.INTERRUPTED
+    assert len(result.history["loss"]) == 1
+    assert np.isfinite(result.x).all()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_second_ctrl_c_is_immediate():
+    before = signal.getsignal(signal.SIGINT)
+
+    def twice(_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        minimize(ROSENBROCK, jnp.zeros(10), optimizer=LBFGS, num_steps=50, callback=twice)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_handler_is_restored_after_an_error_of_the_callback():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ZeroDivisionError):
+        minimize(ROSENBROCK, jnp.zeros(10), optimizer=LBFGS, num_steps=5, callback=lambda _: 1 // 0)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adam(0.1),
+        optax.sgd(0.1),
+        optax.adam(optax.linear_schedule(0.0, 0.2, 10)),  # its first step does not move
+        optax.chain(optax.clip(1.0), optax.sgd(0.2)),
+        LBFGS,
+    ],
+    ids=["adam", "sgd", "schedule", "chain", "lbfgs"],
+)
+def test_any_optimizer_and_a_tree_of_arrays(optimizer):
+    x0 = {"a": jnp.zeros(2), "b": {"c": jnp.ones((3, 1))}}
+    copy = jax.tree.map(np.array, x0)
+    result = minimize(TREE, x0, optimizer=optimizer, num_steps=200)
+    assert result.status in (Status.OK, Status.CONVERGED)
+    np.testing.assert_allclose(result.x["a"], np.ones(2), atol=1e-3)
+    np.testing.assert_allclose(result.x["b"]["c"], np.full((3, 1), -2.0), atol=1e-3)
+    same_bits(x0, copy)  # neither changed nor deleted
+
+
+def test_args_are_not_deleted():
+    args = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+    minimize(QUADRATIC, args[1], *args, optimizer=ADAM, num_steps=3)
+    np.testing.assert_array_equal(args, [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize("num_steps", [0, -1, True, 2.5])
+def test_num_steps_must_be_a_positive_integer(num_steps):
+    with pytest.raises(ValueError, match="num_steps must be a positive integer"):
+        minimize(TREE, {}, optimizer=ADAM, num_steps=num_steps)
+
+
+def test_loss_must_be_a_number():
+    with pytest.raises(ValueError, match="a number as its loss"):
+        minimize(lambda x: ((x, {}), x), jnp.zeros(2), optimizer=ADAM, num_steps=1)

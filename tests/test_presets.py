@@ -1,0 +1,115 @@
+"""The recipes against their formulas, written down once more in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnst import compute_targets, extract_features, perceptual_loss, preset
+from jaxnst.presets import PRESETS
+
+STYLE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+CONTENT = "relu4_2"
+CHANNELS = dict(zip(STYLE, (64, 128, 256, 512, 512), strict=True))
+
+
+def flatten(features):
+    """Gatys' F: one row for each of N channels, one column for each of M positions."""
+    return np.asarray(features, np.float64).reshape(-1, features.shape[-1]).T
+
+
+def article(image, content, style):
+    """Means of squares; Gram matrices are not divided."""
+    total_style = 0.0
+    for layer, weight in zip(STYLE, (0.2, 0.4, 0.4, 0.8, 1.0), strict=True):
+        f, s = flatten(image[layer]), flatten(style[layer])
+        total_style += weight * np.mean((f @ f.T - s @ s.T) ** 2)
+    return np.mean((flatten(image[CONTENT]) - flatten(content[CONTENT])) ** 2), total_style
+
+
+def gatys2016(image, content, style):
+    """Equations 1, 4 and 5 of the paper with w_l = 1/5 and beta/alpha = 1000."""
+    total_style = 0.0
+    for layer in STYLE:
+        f, s = flatten(image[layer]), flatten(style[layer])
+        n, m = f.shape
+        assert s.shape == (n, m)
+        total_style += np.sum((f @ f.T - s @ s.T) ** 2) / (4 * n**2 * m**2) / 5
+    return 0.5 * np.sum((flatten(image[CONTENT]) - flatten(content[CONTENT])) ** 2), (
+        1e3 * total_style
+    )
+
+
+def pastiche(image, content, style):
+    """Gram matrices divided by the positions, each layer by the square of its channels."""
+    total_style = 0.0
+    for layer, channels in CHANNELS.items():
+        f, s = flatten(image[layer]), flatten(style[layer])
+        grams = f @ f.T / f.shape[1] - s @ s.T / s.shape[1]
+        total_style += 10 / channels**2 * np.mean(grams**2)
+    return 0.01 * np.mean((flatten(image[CONTENT]) - flatten(content[CONTENT])) ** 2), total_style
+
+
+FORMULAS = {"article": article, "gatys2016": gatys2016, "pastiche": pastiche}
+POOLING = {"article": "max", "gatys2016": "average", "pastiche": "max"}
+
+
+def test_every_preset_has_a_formula_here():
+    assert set(PRESETS) == set(FORMULAS)
+
+
+# The paper's equation 4 is for pictures of one size; the others' are for any.
+@pytest.mark.parametrize(
+    ("name", "same_size"),
+    [("article", True), ("article", False), ("gatys2016", True), ("pastiche", False)],
+)
+def test_loss_agrees_with_the_formula(name, same_size, content, style, params):
+    if same_size:
+        h, w = (min(sides) for sides in zip(content.shape[:2], style.shape[:2], strict=True))
+        content, style = content[:h, :w], style[:h, :w]
+    image = content + 0.1 * jax.random.normal(jax.random.key(3), content.shape)
+    config, weights = preset(name)
+    targets = compute_targets(content, [style], params, config=config.objective)
+    loss, terms = perceptual_loss(image, params, targets, weights, config=config.objective)
+
+    seen = [
+        extract_features(x, params, layers=(CONTENT, *STYLE), pooling=POOLING[name])
+        for x in (image, content, style)
+    ]
+    expected_content, expected_style = FORMULAS[name](*seen)
+    assert expected_content > 0
+    assert expected_style > 0
+    np.testing.assert_allclose(terms["content"], expected_content, rtol=1e-4)
+    np.testing.assert_allclose(terms["style"], expected_style, rtol=1e-4)
+    assert terms["tv"] == 0
+    np.testing.assert_allclose(loss, expected_content + expected_style, rtol=1e-4)
+
+
+def test_what_the_recipes_say_of_the_run():
+    recipes = {name: preset(name)[0] for name in PRESETS}
+    article = recipes["article"]
+    assert (article.size, article.fit, article.crop, article.num_steps) == (256, "short", True, 300)
+    assert {name: c.init for name, c in recipes.items()} == {
+        "article": "content",
+        "gatys2016": "noise",
+        "pastiche": "content",
+    }
+    assert all(c.optimizer == "lbfgs" for c in recipes.values())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_changing_a_preset_leaves_the_next_one_alone(name):
+    _, weights = preset(name)
+    weights.style_layers["relu1_1"] = jnp.nan
+    weights.content_layers.clear()
+    _, again = preset(name)
+    assert np.isfinite(again.style_layers["relu1_1"])
+    assert again.content_layers == {CONTENT: 1.0}
+
+
+@pytest.mark.parametrize("name", ["gatys", "", "Article"])
+def test_an_unknown_name_lists_the_presets(name):
+    with pytest.raises(ValueError, match=f"no preset {name!r}") as info:
+        preset(name)
+    assert all(known in str(info.value) for known in ("article", "gatys2016", "pastiche"))
+    assert "\n" not in str(info.value)
