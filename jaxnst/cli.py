@@ -23,6 +23,7 @@ from jaxnst.params import load_params
 from jaxnst.presets import PRESETS, preset
 from jaxnst.transfer import TransferConfig, style_transfer
 
+FLOAT32_MAX = 3.4028234e38
 DEMO = Path(__file__).parent / "demo"
 
 
@@ -52,7 +53,7 @@ def _number(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number) or number < 0:
+    if not 0 <= number <= FLOAT32_MAX:  # never true of nan
         raise argparse.ArgumentTypeError(f"must be a finite number, 0 or more, not {text!r}")
     return number
 

@@ -195,6 +195,14 @@ def test_weights_that_overflow_are_refused(run: Run, folder: Path) -> None:
     assert files(folder) == before
 
 
+@pytest.mark.parametrize(
+    "option", ["--style-weight 1e39", "--init noise --seed 99999999999999999999"]
+)
+def test_numbers_that_jax_cannot_hold_are_refused(run: Run, folder: Path, option: str) -> None:
+    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
+    check_refusal(run("transfer", *inputs, *SMALL, *option.split()))
+
+
 def test_a_picture_of_one_pixel(run: Run, folder: Path) -> None:
     # As it is, the network has nothing to see; enlarged, it is an even colour.
     inputs = folder / "dot.png", folder / "style.png", "-o", folder / "out.png"

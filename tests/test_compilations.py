@@ -19,6 +19,7 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 CONFIG = TransferConfig(
     ObjectiveConfig(content_layers=("relu2_1",), style_layers=("relu1_1", "relu2_1")),
+    init="noise",
     num_steps=3,
     memory=3,
 )
@@ -59,7 +60,7 @@ def test_weights_compile_nothing(transfer, weights):
     base = transfer()[1]
     compiled, history = transfer(weights=weights)
     assert compiled == []
-    assert history["loss"][0] != base["loss"][0]
+    assert any(history[term][0] != base[term][0] for term in ("content", "style", "tv"))
 
 
 @pytest.mark.parametrize("num_steps", [1, 4, 9])

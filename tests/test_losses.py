@@ -127,10 +127,7 @@ def test_total_variation_of_a_real_picture(content):
 def test_total_variation_has_a_gradient_at_a_constant_image(shape):
     value, grad = jax.value_and_grad(total_variation)(jnp.full(shape, 0.5))
     assert value == 0
-    # At a kink any slope in [-1, 1] of |difference| will do; NaN or infinity would not.
-    assert np.isfinite(grad).all()
-    assert np.abs(grad).max() <= 1
-    np.testing.assert_allclose(jnp.sum(grad), 0, atol=1e-6)
+    np.testing.assert_array_equal(grad, 0)  # jnp.abs would push the border
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (1, 1, 2), (6,), ()])

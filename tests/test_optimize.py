@@ -60,7 +60,7 @@ def same_bits(a, b):
 def test_quadratic_reaches_the_minimum_that_scipy_finds():
     with jax.enable_x64(True):
         args = jnp.asarray(SCALES, jnp.float64), jnp.asarray(CENTRE, jnp.float64)
-        result = minimize(QUADRATIC, jnp.zeros(30), *args, optimizer=LBFGS, num_steps=150)
+        result = minimize(QUADRATIC, jnp.zeros(30), *args, optimizer=LBFGS, num_steps=300)
         assert result.x.dtype == jnp.float64
     expected = scipy.optimize.minimize(
         lambda x: (0.5 * np.sum(SCALES * (x - CENTRE) ** 2), SCALES * (x - CENTRE)),
@@ -88,7 +88,7 @@ def test_rosenbrock_reaches_the_minimum_that_scipy_finds():
 
 
 @pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
-@pytest.mark.parametrize("num_steps", [1, 2, 7, 150])
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 70])
 def test_makes_exactly_num_steps_evaluations(optimizer, num_steps):
     seen = []
     bare = with_terms(rosenbrock)
@@ -115,12 +115,12 @@ def test_history_does_not_depend_on_the_chunks(optimizer):
             ROSENBROCK,
             jnp.full(10, -1.0),
             optimizer=optimizer,
-            num_steps=100,  # more than the state's ring holds
+            num_steps=70,  # more than the state's ring holds
             seconds_per_chunk=seconds,
         )
         for seconds in (1e-9, 1e-3, 100.0)
     ]
-    assert len(runs[0].history["loss"]) == 100
+    assert len(runs[0].history["loss"]) == 70
     for run in runs[1:]:
         same_bits(run.history, runs[0].history)
         same_bits(run.x, runs[0].x)

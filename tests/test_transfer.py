@@ -38,7 +38,8 @@ def paint(style: jax.Array) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def other(style: jax.Array) -> jax.Array:
-    return 1 - resize(style, 40, 32)
+    """Of another size than `paint`."""
+    return 1 - resize(style, 24, 33)
 
 
 def transfer(
@@ -76,7 +77,7 @@ def check_result(result: Any, content: Any, num_steps: int) -> None:
 def test_starts_from_content(small: jax.Array, paint: jax.Array, params: Params) -> None:
     result = transfer(small, paint, params)
     check_result(result, small, 4)
-    assert result.history["content"][0] == pytest.approx(0, abs=1e-3 * result.history["loss"][0])
+    assert result.history["content"][0] < 1e-3 * result.history["loss"][0]
     expected = first_loss(small, small, [paint], params)
     assert result.history["loss"][0] == pytest.approx(expected, rel=1e-4)
 
@@ -134,14 +135,10 @@ def test_the_loss_goes_down(
 
 
 def test_the_learning_rate_is_used(small: jax.Array, paint: jax.Array, params: Params) -> None:
-    def change(rate: float | None) -> float:
-        config = dataclasses.replace(CONFIG, optimizer="adam", learning_rate=rate, num_steps=2)
-        image = transfer(jnp.full_like(small, 0.5), paint, params, config).image
-        return float(jnp.abs(image - 0.5).max())
-
     # Adam's first step has the length of its rate.
-    assert change(None) == pytest.approx(0.02, rel=1e-3)
-    assert change(0.005) == pytest.approx(0.005, rel=1e-3)
+    config = dataclasses.replace(CONFIG, optimizer="adam", learning_rate=0.005, num_steps=2)
+    image = transfer(jnp.full_like(small, 0.5), paint, params, config).image
+    assert float(jnp.abs(image - 0.5).max()) == pytest.approx(0.005, rel=1e-3)
 
 
 def test_one_evaluation_gives_the_start(small: jax.Array, paint: jax.Array, params: Params) -> None:
@@ -167,10 +164,6 @@ def test_a_list_of_styles_is_a_blend(
 def test_a_style_twice_is_that_style(small: jax.Array, paint: jax.Array, params: Params) -> None:
     once, twice = transfer(small, paint, params), transfer(small, (paint, paint), params)
     np.testing.assert_allclose(once.history["loss"], twice.history["loss"], rtol=1e-3)
-
-
-def test_styles_of_other_sizes(small: jax.Array, paint: jax.Array, params: Params) -> None:
-    check_result(transfer(small, [paint, resize(paint, 24, 17)], params), small, 4)
 
 
 def test_numpy_images_do(small: jax.Array, paint: jax.Array, params: Params) -> None:
