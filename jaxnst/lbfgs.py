@@ -112,9 +112,12 @@ def lbfgs(
 
 def _shorter(state: LbfgsState, value: jax.Array) -> jax.Array:
     """The step to try after a refused one: least of a parabola, within 1/10 and 1/2 of the old."""
-    rise = value - state.value - state.step * state.slope
-    parabola = -0.5 * state.step * state.slope / _guarded(rise)
-    return state.step * jnp.clip(jnp.where(jnp.isfinite(parabola), parabola, 0), 0.1, 0.5)
+    # Guarded before the division, so that derivatives through a whole run are finite too.
+    finite = jnp.isfinite(value) & jnp.isfinite(state.value)
+    drop = -state.step * state.slope
+    rise = jnp.where(finite, value, 0) - jnp.where(finite, state.value, 0) + drop
+    parabola = 0.5 * drop / jnp.where(rise > 0, rise, 1)
+    return state.step * jnp.clip(jnp.where(finite, parabola, 0), 0.1, 0.5)
 
 
 def _push(pairs: Pairs, s: Any, y: Any, *, keep: jax.Array) -> Pairs:

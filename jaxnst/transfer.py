@@ -61,8 +61,8 @@ class TransferConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be an integer from 0 to 4294967295, not {self.seed!r}")
+        if not isinstance(self.seed, int) or not -(2**31) <= self.seed < 2**32:
+            raise ValueError(f"seed must be an integer of 32 bits, not {self.seed!r}")
         for name, choices in (
             ("init", ("content", "noise")),
             ("optimizer", ("lbfgs", "adam")),

@@ -444,6 +444,6 @@ def test_other_layers_run(run: Run, folder: Path) -> None:
 
 def test_the_demo_has_defaults_that_options_replace() -> None:
     config, weights = recipe("", "demo")
-    assert (config.size, config.num_steps, weights.content) == (256, 150, 0.1)
+    assert (config.size, config.num_steps, weights.content) == (320, 150, 0.25)
     config, weights = recipe("--size 32 --content-weight 3", "demo")
     assert (config.size, config.num_steps, weights.content) == (32, 150, 3)
