@@ -12,7 +12,7 @@ from jaxnst.objective import (
     perceptual_loss,
 )
 from jaxnst.optimize import Progress, Result, Status, minimize
-from jaxnst.params import load_params
+from jaxnst.params import load_params, quantize_params, save_params
 from jaxnst.presets import preset
 from jaxnst.transfer import TransferConfig, TransferResult, style_transfer
 from jaxnst.vgg import VGG19, extract_features
@@ -40,8 +40,10 @@ __all__ = [
     "minimize",
     "perceptual_loss",
     "preset",
+    "quantize_params",
     "raw_gram_matrix",
     "save_image",
+    "save_params",
     "style_transfer",
     "total_variation",
 ]

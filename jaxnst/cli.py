@@ -1,29 +1,39 @@
 """The command line. The only file that prints or exits."""
 
 import argparse
-import dataclasses
 import logging
-import math
 import sys
-import typing
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as ProgressBar
 
 import jaxnst
 from jaxnst.images import check_output, load_alpha, load_image, save_image
-from jaxnst.objective import LossWeights, ObjectiveConfig
+from jaxnst.known_files import KNOWN_FILES, cached, fetch, identify, sha256
+from jaxnst.layouts import INPUT_RULES
 from jaxnst.optimize import Progress, Status
-from jaxnst.params import load_params
-from jaxnst.presets import PRESETS, preset
-from jaxnst.transfer import TransferConfig, style_transfer
+from jaxnst.options import add_recipe_options, recipe
+from jaxnst.params import (
+    bundled_weights,
+    inspect_weights,
+    load_params,
+    quantize_params,
+    save_params,
+    show_shape,
+)
+from jaxnst.transfer import style_transfer
 
-FLOAT32_MAX = 3.4028234e38
 DEMO = Path(__file__).parent / "demo"
 
 
@@ -32,54 +42,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
-
-
-def _positive_int(text: str) -> int:
-    number = int(text) if text.strip().isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
-    return number
-
-
-def _any_int(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= FLOAT32_MAX:  # never true of nan
-        raise argparse.ArgumentTypeError(f"must be a finite number, 0 or more, not {text!r}")
-    return number
-
-
-def _add_config_options(parser: argparse.ArgumentParser, config: type) -> None:
-    """An option for each field of a config's dataclass. The defaults are the preset's."""
-    hints = typing.get_type_hints(config)
-    for entry in dataclasses.fields(config):
-        hint, flag = hints[entry.name], "--" + entry.name.replace("_", "-")
-        kind: dict[str, Any]
-        if dataclasses.is_dataclass(hint):
-            _add_config_options(parser, typing.cast(type, hint))
-            continue
-        if hint is bool:
-            kind = {"action": argparse.BooleanOptionalAction}
-        elif typing.get_origin(hint) is Literal:
-            kind = {"choices": typing.get_args(hint)}
-        elif typing.get_origin(hint) is tuple:
-            kind = {"nargs": "+", "metavar": "LAYER"}
-        elif hint is int:
-            kind = {"type": _any_int if entry.name == "seed" else _positive_int, "metavar": "N"}
-        else:
-            kind = {"type": _number, "metavar": "X"}
-        parser.add_argument(
-            flag, dest=entry.name, default=None, help=entry.metadata.get("help"), **kind
-        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,50 +61,54 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), metavar="OUT")
     # What two cores of a laptop can do in about a minute.
     demo.set_defaults(run=_transfer, content=DEMO / "content.jpg", style=[DEMO / "style.jpg"])
-    demo.set_defaults(demo_defaults={"size": 320, "num_steps": 150, "content_weight": 0.25})
+    demo.set_defaults(recipe_defaults={"size": 320, "num_steps": 150, "content_weight": 0.25})
 
     for command in (transfer, demo):
         command.add_argument("--quiet", action="store_true", help="show no progress")
         command.add_argument(
-            "--preset", default="pastiche", help=f"the recipe: {', '.join(PRESETS)} (%(default)s)"
+            "--params", type=Path, metavar="FILE", help="a VGG19 file of your own (the bundled one)"
         )
-        recipe = command.add_argument_group("in place of what the preset says")
-        for name in ("content_weight", "style_weight", "tv_weight"):
-            flag = "--" + name.replace("_", "-")
-            recipe.add_argument(flag, type=_number, metavar="X", help="coefficient in the loss")
-        _add_config_options(recipe, TransferConfig)  # type: ignore[arg-type]
+        _add_input(command)
+        add_recipe_options(command)
+
+    weights = commands.add_parser("weights", help="list, inspect, convert and fetch VGG19 files")
+    actions = weights.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
+    action = actions.add_parser("list", help="what is bundled, cached, and can be fetched")
+    action.set_defaults(run=_weights_list)
+    action = actions.add_parser("info", help="what a file is, without loading it")
+    action.add_argument("file", type=Path, metavar="FILE")
+    action.set_defaults(run=_weights_info)
+    action = actions.add_parser("verify", help="load a file whole and compare its checksum")
+    action.add_argument("file", type=Path, metavar="FILE")
+    _add_input(action)
+    action.set_defaults(run=_weights_verify)
+    action = actions.add_parser("convert", help="write a file as .safetensors or as .h5 of jaxnst")
+    action.add_argument("file", type=Path, metavar="IN")
+    action.add_argument("output", type=Path, metavar="OUT")
+    action.add_argument(
+        "--quantize", action="store_true", help="to 8 bits, a quarter of the size as .h5"
+    )
+    _add_input(action)
+    action.set_defaults(run=_weights_convert)
+    action = actions.add_parser("fetch", help="download a published file and print its path")
+    fetchable = [name for name, known in KNOWN_FILES.items() if known.url]
+    action.add_argument("name", choices=fetchable, metavar="|".join(fetchable))
+    action.add_argument("--quiet", action="store_true", help="show no progress")
+    action.set_defaults(run=_weights_fetch)
     return parser
 
 
-def _recipe(options: argparse.Namespace) -> tuple[TransferConfig, LossWeights]:
-    """The preset, with the options that were given in its place."""
-    config, weights = preset(options.preset)
-    given = getattr(options, "demo_defaults", {}) | {
-        k: v for k, v in vars(options).items() if v is not None
-    }
-
-    def replace(old: Any) -> Any:
-        names = {entry.name for entry in dataclasses.fields(old)}
-        return dataclasses.replace(old, **{k: v for k, v in given.items() if k in names})
-
-    objective: ObjectiveConfig = replace(config.objective)
-    config = dataclasses.replace(replace(config), objective=objective)
-    weights = weights._replace(
-        **{name: given[f"{name}_weight"] for name in ("content", "style", "tv")
-           if f"{name}_weight" in given}
-    )  # fmt: skip
-    # A layer that the preset does not know counts like the mean of those that it does.
-    for field in ("content_layers", "style_layers"):
-        known = getattr(weights, field)
-        usual = sum(known.values()) / len(known)
-        chosen = {layer: known.get(layer, usual) for layer in getattr(objective, field)}
-        weights = weights._replace(**{field: chosen})
-    return config, weights
+def _add_input(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--input",
+        choices=tuple(INPUT_RULES),
+        help="what the network wants of its input, where the file does not tell",
+    )
 
 
 def _transfer(options: argparse.Namespace) -> int:
     """Run `jaxnst transfer` or `jaxnst demo`; returns the exit status."""
-    config, weights = _recipe(options)
+    config, weights = recipe(options)
     check_output(options.output)
     geometry: dict[str, Any] = {"fit": config.fit, "crop": config.crop}
     content = load_image(options.content, size=config.size, **geometry)
@@ -152,7 +118,7 @@ def _transfer(options: argparse.Namespace) -> int:
         result = style_transfer(
             content,
             styles,
-            params=load_params(),
+            params=load_params(options.params, input=options.input),
             weights=weights,
             config=config,
             callback=show,
@@ -200,6 +166,79 @@ class _Bar(AbstractContextManager["_Bar"]):
 
 def _progress(num_steps: int, quiet: bool) -> AbstractContextManager[_Bar | None]:
     return nullcontext() if quiet or not sys.stderr.isatty() else _Bar(num_steps)
+
+
+def _weights_list(options: argparse.Namespace) -> int:
+    for name, known in KNOWN_FILES.items():
+        if name == "bundled":
+            where = str(bundled_weights())
+        elif place := cached(known):
+            where = str(place)
+        elif known.url:
+            where = f"not here: jaxnst weights fetch {name}"
+        else:
+            where = f"not here, and not to be fetched: {known.filename}"
+        print(f"{name:<12} {known.input:<12} {where}")
+    return 0
+
+
+def _weights_info(options: argparse.Namespace) -> int:
+    found = inspect_weights(options.file)
+    asked = "to be asked for: --input caffe or torchvision"
+    rows = {
+        "file": found.path,
+        "bytes": f"{found.path.stat().st_size:,}",
+        "sha256": sha256(found.path),
+        "known as": found.known.name if found.known else "no published file with a known checksum",
+        "container": f"{found.container}, {found.num_arrays} arrays",
+        "layout": found.layout or "none of VGG19 that is known",
+    }
+    if found.layout:
+        rows["input rule"] = found.input or asked
+        rows["layers"] = "as expected" if not found.mismatches else "not those of VGG19:"
+    for name, value in rows.items():
+        print(f"{name:<12} {value}")
+    if found.mismatches:
+        print(f"\n{'array':<32} {'expected':<20} found")
+    for name, shapes in sorted(found.mismatches.items()):
+        expected, got = map(show_shape, shapes)
+        print(f"{name:<32} {expected:<20} {got}")
+    return 0
+
+
+def _weights_verify(options: argparse.Namespace) -> int:
+    load_params(options.file, input=options.input)
+    known = identify(options.file)
+    origin = f"the published file {known.name!r}" if known else "no published file that is known"
+    print(f"{options.file}: a whole and finite VGG19; {origin}")
+    return 0
+
+
+def _weights_convert(options: argparse.Namespace) -> int:
+    params = load_params(options.file, input=options.input)
+    save_params(options.output, quantize_params(params) if options.quantize else params)
+    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _weights_fetch(options: argparse.Namespace) -> int:
+    bar = ProgressBar(
+        TextColumn(options.name),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=options.quiet or not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(options.name, total=None)
+
+        def show(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        path = fetch(KNOWN_FILES[options.name], progress=show)
+    print(path)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,8 +6,6 @@ An *image* is an ``(H, W, 3)`` float32 array of sRGB values in [0, 1].
 import contextlib
 import logging
 import os
-import secrets
-import shutil
 import threading
 from collections.abc import Iterator
 from io import BytesIO
@@ -19,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from jaxnst.files import replacing
 
 MAX_PIXELS = 500_000_000
 """Largest picture that is read, and largest that one is resized to, in pixels."""
@@ -133,7 +133,7 @@ def save_image(
     options: dict[str, Any] = {"quality": quality, "subsampling": "4:4:4"}
     if form == "TIFF":
         options = {"compression": "tiff_deflate"}
-    encoded = BytesIO()  # Pillow's failures happen here, those of the disk in _replace_file
+    encoded = BytesIO()  # Pillow's failures happen here, those of the disk below
     try:
         picture.save(encoded, form, **options)
     except Exception as error:
@@ -141,7 +141,8 @@ def save_image(
             f"{_quoted(path)} cannot be written as {form} ({_reason(error)}): "
             "choose another format or a smaller image"
         ) from error
-    _replace_file(Path(os.path.realpath(path)), encoded.getbuffer())
+    with replacing(path) as beside:
+        beside.write_bytes(encoded.getbuffer())
 
 
 def check_output(path: PathLike) -> None:
@@ -285,20 +286,6 @@ def _pixels(picture: Image.Image, size: int | None, fit: Fit, crop: bool, enlarg
         top, left = (height - edge) // 2, (width - edge) // 2
         pixels = pixels[top : top + edge, left : left + edge]
     return pixels
-
-
-def _replace_file(path: Path, content: memoryview) -> None:
-    """Write beside the target, with the permissions that ``open`` would give, then rename."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-        if path.exists():
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _checked(name: str, values: ArrayLike) -> Floats:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnst import load_params
+from jaxnst import load_params, quantize_params, save_params
 from jaxnst.params import bundled_weights, check_params
 from jaxnst.vgg import CONV_SHAPES
 
@@ -113,7 +113,7 @@ def test_hdf5_of_another_kind(tmp_path):
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
         file["model_weights"] = np.zeros(3)
-    refuse(path, "not one of jaxnst")
+    refuse(path, "no VGG19", "model_weights")
 
 
 @pytest.mark.parametrize(
@@ -179,3 +179,96 @@ def test_params_of_another_network(params):
     fewer = {layer: leaves for layer, leaves in params.items() if layer != "conv5_4"}
     with pytest.raises(ValueError, match=r"conv5_4/bias: expected \(512,\), found nothing"):
         check_params(fewer)
+
+
+# --- saving ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(params):
+    """Params of more than 256 values a kernel, with an input rule of their own."""
+    random = np.random.default_rng(0)
+    other = {
+        layer: {k: np.float32(v * random.uniform(0.5, 1.5, v.shape)) for k, v in leaves.items()}
+        for layer, leaves in params.items()
+    }
+    return jax.tree.map(jnp.asarray, other)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".H5", ".safetensors"])
+@pytest.mark.parametrize("which", ["params", "other"])
+def test_saved_params_are_read_back_the_same(request, tmp_path, suffix, which):
+    saved = request.getfixturevalue(which)
+    path = tmp_path / f"network{suffix}"
+    save_params(path, saved)
+    jax.tree.map(np.testing.assert_array_equal, load_params(path), saved)
+    assert list(tmp_path.iterdir()) == [path]
+    megabytes = path.stat().st_size / 1e6
+    assert megabytes < (21 if which == "params" and suffix != ".safetensors" else 81)
+
+
+def test_the_same_params_give_the_same_bytes(params, tmp_path):
+    for suffix in (".h5", ".safetensors"):
+        paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
+        for path in paths:
+            save_params(path, params)
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_file_that_is_there_is_replaced_whole_or_not_at_all(params, tmp_path, monkeypatch):
+    path = tmp_path / "network.h5"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", fail)
+        with pytest.raises(OSError, match="disk full"):
+            save_params(path, params)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    save_params(path, params)
+    assert path.stat().st_size > 1e6
+
+
+def test_what_cannot_be_saved(params, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown suffix '\.npz'"):
+        save_params(tmp_path / "network.npz", params)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        save_params(tmp_path / "nowhere" / "network.h5", params)
+    with pytest.raises(ValueError, match=r"conv5_4/bias: expected \(512,\), found nothing"):
+        save_params(tmp_path / "network.h5", params | {"conv5_4": {}})
+    spoilt = params | {"normalize": params["normalize"] | {"std": jnp.zeros(3)}}
+    with pytest.raises(ValueError, match="normalize/std has to be positive"):
+        save_params(tmp_path / "network.h5", spoilt)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- quantising --------------------------------------------------------------------------------
+
+
+def test_quantised_params_are_near_and_have_256_values(other, tmp_path):
+    quantised = quantize_params(other)
+    for layer in CONV_SHAPES:
+        kernel, near = (np.asarray(p[layer]["kernel"]) for p in (other, quantised))
+        assert len(np.unique(near)) <= 256
+        np.testing.assert_array_equal(quantised[layer]["bias"], other[layer]["bias"])
+        # Against the nearest of 256 values at equal distances, the usual 8 bits.
+        step = (kernel.max() - kernel.min()) / 255
+        uniform = np.round((kernel - kernel.min()) / step) * step + kernel.min()
+        errors = [np.square(x - kernel).mean() for x in (near, uniform)]
+        assert errors[0] < 0.5 * errors[1], layer
+        # Each value is the nearest that there is.
+        values = np.unique(near)
+        sample = kernel.ravel()[:: max(1, kernel.size // 1000)]
+        nearest = np.abs(sample[:, None] - values).min(axis=1)
+        chosen = np.abs(near.ravel()[:: max(1, kernel.size // 1000)] - sample)
+        np.testing.assert_allclose(chosen, nearest, rtol=1e-5, atol=1e-9)
+    path = tmp_path / "network.h5"
+    save_params(path, quantised)
+    assert path.stat().st_size < 21e6
+    jax.tree.map(np.testing.assert_array_equal, load_params(path), quantised)
+
+
+def test_quantising_again_changes_nothing(params):
+    jax.tree.map(np.testing.assert_array_equal, quantize_params(params), params)
