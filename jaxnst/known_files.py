@@ -27,7 +27,7 @@ class KnownFile:
 
     name: str  #: a short key
     filename: str  #: what it is called in the cache folder
-    input: Literal["caffe", "torchvision", "own"]  #: what the network wants; "own": it says so itself
+    input: Literal["caffe", "torchvision", "own"]  #: what the network wants; own: it says
     num_bytes: int | None  #: None: not published
     checksum: str  #: `algorithm:hex digits`, only the first few where no more were published
     url: str | None = None  #: None: there is no address to fetch it from
