@@ -87,10 +87,12 @@ def load_params(path: str | PathLike[str] | None = None, *, input: Input | None 
             kernel, bias = (read_leaf(recognised, f"{layer}/{x}") for x in ("kernel", "bias"))
             if layer == "conv1_1":
                 kernel = fold_input(kernel, rule.mix)
-            params[layer] = {"kernel": kernel, "bias": bias}
-        params["normalize"] = {"mean": np.float32(rule.mean), "std": np.float32(rule.std)}
+            # To the device one by one, so that the host never holds all of them beside.
+            params[layer] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+        normalize = {"mean": np.float32(rule.mean), "std": np.float32(rule.std)}
+        params["normalize"] = jax.tree.map(jnp.asarray, normalize)
     check_params(params, str(source))
-    return jax.tree.map(jnp.asarray, params)
+    return params
 
 
 def _input_rule(source: Path, recognised: Recognised, wanted: Input | None) -> InputRule:

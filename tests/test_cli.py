@@ -317,7 +317,7 @@ def test_ctrl_c_keeps_the_best_picture(
 def test_ctrl_c_before_the_first_picture(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt() -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load_params", interrupt)
