@@ -2,28 +2,32 @@
 
 import argparse
 import logging
+import math
+import operator
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    MofNCompleteColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as ProgressBar
 
 import jaxnst
+from jaxnst.animation import check_animation_output, save_animation
 from jaxnst.images import check_output, load_alpha, load_image, save_image
-from jaxnst.known_files import KNOWN_FILES, cached, fetch, identify, sha256
+from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
 from jaxnst.layouts import INPUT_RULES
 from jaxnst.optimize import Progress, Status
-from jaxnst.options import add_recipe_options, recipe
+from jaxnst.options import add_recipe_options, number, positive_int, recipe
 from jaxnst.params import (
     bundled_weights,
     inspect_weights,
@@ -32,7 +36,9 @@ from jaxnst.params import (
     save_params,
     show_shape,
 )
-from jaxnst.transfer import style_transfer
+from jaxnst.plot import check_plot_output, save_plot
+from jaxnst.recorder import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
+from jaxnst.transfer import Scale, schedule, style_transfer
 
 DEMO = Path(__file__).parent / "demo"
 
@@ -69,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
             "--params", type=Path, metavar="FILE", help="a VGG19 file of your own (the bundled one)"
         )
         _add_input(command)
+        _add_run_options(command)
         add_recipe_options(command)
 
     weights = commands.add_parser("weights", help="list, inspect, convert and fetch VGG19 files")
@@ -106,50 +113,128 @@ def _add_input(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("while it runs and afterwards")
+    how = group.add_mutually_exclusive_group()
+    how.add_argument(
+        "--resume", action="store_true", help="go on with a run that was interrupted or killed"
+    )
+    how.add_argument("--restart", action="store_true", help="throw such a run away and start anew")
+    group.add_argument(
+        "--checkpoint-seconds",
+        type=number,
+        default=60.0,
+        metavar="X",
+        help="how often the state is saved, 0 for only at Ctrl-C (%(default)g)",
+    )
+    group.add_argument(
+        "--save-every",
+        type=positive_int,
+        metavar="N",
+        help="keep the picture after each N evaluations as OUT_N",
+    )
+    group.add_argument(
+        "--animation", type=Path, metavar="FILE", help="make a .gif or .webp of the whole run"
+    )
+    group.add_argument(
+        "--plot", type=Path, metavar="FILE", help="plot the losses (needs jaxnst[plot])"
+    )
+
+
 def _transfer(options: argparse.Namespace) -> int:
     """Run `jaxnst transfer` or `jaxnst demo`; returns the exit status."""
     config, weights = recipe(options)
     check_output(options.output)
+    if options.animation:
+        check_animation_output(options.animation)
+    if options.plot:
+        check_plot_output(options.plot)
+    if is_unfinished(options.output) and not (options.resume or options.restart):
+        raise ValueError(
+            f"{run_folder(options.output)} holds an unfinished run: add --resume to go on with it, "
+            "or --restart to throw it away"
+        )
     geometry: dict[str, Any] = {"fit": config.fit, "crop": config.crop}
     content = load_image(options.content, size=config.size, **geometry)
     alpha = load_alpha(options.content, size=config.size, **geometry)
     styles = [load_image(path, size=config.size, **geometry) for path in options.style]
-    with _progress(config.num_steps, options.quiet) as show:
+    params = load_params(options.params, input=options.input)
+    scales = schedule(content, config)
+    num_steps = sum(scale.num_steps for scale in scales)
+    frame_every = max(1, num_steps // NUM_FRAMES) if options.animation else None
+    every = [n for n in (options.save_every, frame_every) if n]
+    recorder = Recorder(
+        options.output,
+        scales[-1].shape,
+        fingerprint_of(content, styles, params, weights, config),
+        alpha=alpha,
+        interval=options.checkpoint_seconds,
+        save_every=options.save_every,
+        frame_every=frame_every,
+    )
+    resume = recorder.resume() if options.resume else None
+    if options.restart:
+        recorder.remove()
+    _use_compilation_cache()
+    with _progress(scales, options.quiet) as recorder.show:
         result = style_transfer(
             content,
             styles,
-            params=load_params(options.params, input=options.input),
+            params=params,
             weights=weights,
             config=config,
-            callback=show,
+            resume=resume,
+            callback=recorder,
+            every=math.gcd(*every) if every else None,
         )
-    evaluations = len(result.history["loss"])
+    evaluations, least = len(result.history["loss"]), min(result.history["loss"])
     if result.status is Status.NON_FINITE and not evaluations > 1:
         raise ValueError("the loss is not finite at the first image; use smaller weights")
+    summary = f"{options.output}: loss {least:.4g} after {evaluations} evaluations"
+    if result.status is Status.INTERRUPTED:
+        recorder.save()
+        given = [word for word in options.arguments if word not in ("--resume", "--restart")]
+        again = shlex.join(["jaxnst", *given, "--resume"])
+        print(f"{summary}, interrupted; this is the picture so far. Go on with\n{again}")
+        return 130
     save_image(options.output, result.image, alpha=alpha)
+    if options.animation:
+        recorder.save_frame(result.image, evaluations + 1)
+        save_animation(options.animation, recorder.frames())
+    if options.plot:
+        save_plot(options.plot, result.history)
+    recorder.remove()
     note = {
-        Status.OK: "",
         Status.CONVERGED: ", converged",
         Status.NON_FINITE: ", stopped where the loss was no longer finite",
-        Status.INTERRUPTED: ", interrupted; this is the best picture so far",
-    }[result.status]
-    print(f"{options.output}: loss {min(result.history['loss']):.4g} "
-          f"after {evaluations} evaluations{note}")  # fmt: skip
-    return 130 if result.status is Status.INTERRUPTED else 0
+    }
+    print(summary + note.get(result.status, ""))
+    return 0
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache, unless JAX was told where to keep them."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 class _Bar(AbstractContextManager["_Bar"]):
     """Evaluations, losses and the time left, on the terminal's standard error."""
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, scales: Sequence[Scale]) -> None:
         self.bar = ProgressBar(
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[evaluations]}"),
             BarColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
             console=Console(stderr=True),
         )
-        self.task = self.bar.add_task("compiling …", total=num_steps)
+        # The bar counts pixels, since an evaluation of twice the size takes four times as long.
+        self.pixels = [height * width for (height, width), _ in scales]
+        self.steps = [scale.num_steps for scale in scales]
+        total = sum(map(operator.mul, self.pixels, self.steps))
+        self.task = self.bar.add_task("compiling …", total=total, evaluations="")
 
     def __enter__(self) -> "_Bar":
         self.bar.start()
@@ -159,13 +244,21 @@ class _Bar(AbstractContextManager["_Bar"]):
         self.bar.stop()
 
     def __call__(self, progress: Progress) -> None:
+        scale, begun = progress.state.scale, progress.state.begun
+        earlier = sum(map(operator.mul, self.pixels[:scale], self.steps[:scale]))
+        done = earlier + self.pixels[scale] * (progress.evaluation - begun)
         terms = "  ".join(f"{name} {value:.4g}" for name, value in progress.terms.items() if value)
-        text = f"loss {progress.loss:.4g}  {terms}"
-        self.bar.update(self.task, completed=progress.evaluation, description=text)
+        height, width = progress.x.shape[:2]
+        self.bar.update(
+            self.task,
+            completed=done,
+            evaluations=f"{progress.evaluation}/{progress.num_steps}",
+            description=f"{width}x{height}  loss {progress.loss:.4g}  {terms}",
+        )
 
 
-def _progress(num_steps: int, quiet: bool) -> AbstractContextManager[_Bar | None]:
-    return nullcontext() if quiet or not sys.stderr.isatty() else _Bar(num_steps)
+def _progress(scales: Sequence[Scale], quiet: bool) -> AbstractContextManager[_Bar | None]:
+    return nullcontext() if quiet or not sys.stderr.isatty() else _Bar(scales)
 
 
 def _weights_list(options: argparse.Namespace) -> int:
@@ -245,13 +338,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; bad input is one line on stderr and exit status 2."""
     logging.basicConfig(format="jaxnst: %(message)s")
     options = _parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status: int = options.run(options)
     except (ValueError, TypeError, OSError) as error:
         print(f"jaxnst: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jaxnst: interrupted, nothing was written", file=sys.stderr)
+        saved = hasattr(options, "output") and is_unfinished(options.output)
+        rest = "; add --resume to go on from the last state saved" if saved else ""
+        print(f"jaxnst: interrupted at once{rest}", file=sys.stderr)
         return 130
     return status
 

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,3 +26,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_target(path: str | os.PathLike[str], suffixes: Collection[str]) -> None:
+    """Check that a file can be written, say before a long computation.
+
+    Args:
+        path: the file.
+        suffixes: in lower case, with their dots; one of them must be the path's.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        PermissionError: the folder cannot be written to.
+        ValueError: the suffix is another one, or `path` is a folder.
+    """
+    target, quoted = Path(path), repr(os.fspath(path))  # repr escapes line breaks
+    if target.is_dir():
+        raise ValueError(f"{quoted} is a folder: give the name of a file in it")
+    if target.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"{quoted} has the unknown suffix {target.suffix!r}: use one of {' '.join(suffixes)}"
+        )
+    folder = Path(os.path.realpath(target)).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}: make it first")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"folder {str(folder)!r} cannot be written to: choose another one")

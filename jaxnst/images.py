@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from jaxnst.files import replacing
+from jaxnst.files import check_target, replacing
 
 MAX_PIXELS = 500_000_000
 """Largest picture that is read, and largest that one is resized to, in pixels."""
@@ -153,35 +153,7 @@ def check_output(path: PathLike) -> None:
         PermissionError: the folder cannot be written to.
         ValueError: the suffix is unknown, or ``path`` is a folder.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise ValueError(f"{_quoted(path)} is a folder: give the name of a file in it")
-    if target.suffix.lower() not in _FORMATS:
-        raise ValueError(
-            f"{_quoted(path)} has the unknown suffix {target.suffix!r}: "
-            f"use one of {' '.join(_FORMATS)}"
-        )
-    folder = Path(os.path.realpath(target)).parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {_quoted(folder)}: make it first")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"folder {_quoted(folder)} cannot be written to: choose another one")
-
-
-def resize(image: jax.Array, height: int, width: int) -> jax.Array:
-    """Resize an ``(H, W, C)`` array in [0, 1] to ``(height, width, C)``, antialiased (Lanczos).
-
-    Lanczos overshoots at edges, so the result is clipped to [0, 1]. Under `jax.jit`, ``height``
-    and ``width`` are static.
-
-    Raises:
-        ValueError: ``image`` has not three axes, or a side is not a positive whole number.
-    """
-    if image.ndim != 3:
-        raise ValueError(f"image has the shape {image.shape}: it must be (height, width, channels)")
-    _check_side("height", height)
-    _check_side("width", width)
-    return jnp.clip(jax.image.resize(image, (height, width, image.shape[2]), "lanczos3"), 0, 1)
+    check_target(path, _FORMATS)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """L-BFGS (Liu & Nocedal 1989) as an optax transformation, of which one update is one evaluation."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,34 +28,58 @@ class Pairs(NamedTuple):
     y: Any  #: differences of gradients
     rho: jax.Array  #: 1 / sᵀy of each pair, 0 where there is none
     kept: jax.Array  #: pairs ever kept
-    scale: jax.Array  #: sᵀy / yᵀy of the newest pair, the first metric
+    scale: jax.Array  #: sᵀy / yᵀMy of the newest pair, the factor of the first metric M
 
 
 def lbfgs(
-    *, learning_rate: float = 1.0, memory: int = 20, armijo: float = 1e-4
+    *,
+    learning_rate: float = 1.0,
+    memory: int = 20,
+    armijo: float = 1e-4,
+    first_step: float | None = None,
+    max_step: float | None = None,
+    metric: Callable[[Any], Any] | None = None,
+    stretch: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS of which one update is one evaluation, accepted or not.
 
     Each update looks at the point just evaluated. If its value is finite and low enough (Armijo),
     it is accepted and the next point is proposed along a new direction; if not, the next proposal
     is nearer to the last accepted point. A pair with sᵀy ≤ 0 is dropped, so that a direction
-    always descends and an accepted value never exceeds an earlier one. The first step has a
-    1-norm of 1, as in torch. `optax.scale_by_lbfgs` does not serve here: it keeps pairs with
-    sᵀy ≤ 0 and then climbs.
+    always descends and an accepted value never exceeds an earlier one. `optax.scale_by_lbfgs`
+    does not serve here: it keeps pairs with sᵀy ≤ 0 and then climbs.
+
+    As it stands it takes units as they are: the first step has a 1-norm of `learning_rate`, as in
+    torch, and none is limited. Where the unit is known, as with pixels in [0, 1], `first_step` and
+    `max_step` save the evaluations that a tiny first step and the wild one after it cost.
 
     Args:
         learning_rate: the step tried first along each direction.
         memory: how many pairs are kept; each costs two points of space.
         armijo: the share of the promised decrease that a point must reach.
+        first_step: root mean square of the first step, and of any without a pair to measure it by;
+            None for a 1-norm of `learning_rate`.
+        max_step: root mean square that no step exceeds; None for no limit.
+        metric: what stands for the inverse Hessian M before there are pairs: a symmetric positive
+            definite linear map of trees like `params`. None for the identity. It is L-BFGS in z
+            with x = M^½ z, and so a choice of what is easy to change.
+        stretch: how much longer M is made than sᵀy / yᵀMy of the newest pair. That is a short
+            estimate, made by the stiffest directions alone; where many are soft, 2 goes further.
 
     Returns:
         An optax transformation whose `update` wants `params` and `value=`.
 
     Raises:
-        ValueError: `memory` is no positive number.
+        ValueError: `memory`, `first_step`, `max_step` or `stretch` is no positive number.
     """
     if memory < 1:
         raise ValueError(f"memory must be a positive integer, not {memory}")
+    for name, given in (("first_step", first_step), ("max_step", max_step), ("stretch", stretch)):
+        if given is not None and not given > 0:
+            raise ValueError(f"{name} must be a positive number, not {given!r}")
+
+    def apply_metric(x: Any) -> Any:
+        return x if metric is None else metric(x)
 
     def init_fn(params: Any) -> LbfgsState:
         dtype = optax.tree.dtype(params, "lowest")
@@ -88,13 +113,17 @@ def lbfgs(
 
         s = jax.tree.map(jnp.subtract, params, state.x)
         y = jax.tree.map(jnp.subtract, updates, state.grad)
-        pairs = _push(state.pairs, s, y, keep=accepted & ~first)
+        pairs = _push(state.pairs, s, y, apply_metric(y), keep=accepted & ~first)
         pairs = pairs._replace(rho=jnp.where(forget, 0, pairs.rho))
 
         x, grad = _where(accepted, (params, updates), (state.x, state.grad))
-        direction, slope, plain = _descent(grad, pairs)
+        direction, slope, plain = _descent(grad, pairs, lambda q: _scaled(stretch, apply_metric(q)))
         anew = accepted | forget
-        full = jnp.where(plain, learning_rate / _guarded(_norm1(grad)), learning_rate)
+        size = _rms(direction)
+        begin = learning_rate / _norm1(direction) if first_step is None else first_step / size
+        full = jnp.where(plain, begin, learning_rate)
+        if max_step is not None:
+            full = jnp.minimum(full, max_step / size)
         new = LbfgsState(
             x=x,
             grad=grad,
@@ -120,9 +149,9 @@ def _shorter(state: LbfgsState, value: jax.Array) -> jax.Array:
     return state.step * jnp.clip(jnp.where(finite, parabola, 0), 0.1, 0.5)
 
 
-def _push(pairs: Pairs, s: Any, y: Any, *, keep: jax.Array) -> Pairs:
+def _push(pairs: Pairs, s: Any, y: Any, my: Any, *, keep: jax.Array) -> Pairs:
     """Put a pair into the ring if `keep` and if it has positive curvature."""
-    sy, yy = _dot(s, y), _dot(y, y)
+    sy, yy, ymy = _dot(s, y), _dot(y, y), _dot(y, my)
     # sᵀy > 0 but for rounding, as an angle, so that the units of x do not matter.
     keep = keep & (sy > jnp.finfo(sy.dtype).eps * jnp.sqrt(_dot(s, s)) * jnp.sqrt(yy))
     slot = pairs.kept % len(pairs.rho)
@@ -136,24 +165,25 @@ def _push(pairs: Pairs, s: Any, y: Any, *, keep: jax.Array) -> Pairs:
         y=jax.tree.map(put, pairs.y, y),
         rho=put(pairs.rho, 1 / jnp.where(keep, sy, 1)),
         kept=pairs.kept + keep,
-        scale=jnp.where(keep, sy / jnp.where(keep, yy, 1), pairs.scale),
+        scale=jnp.where(keep, sy / jnp.where(keep, ymy, 1), pairs.scale),
     )
 
 
-def _descent(grad: Any, pairs: Pairs) -> tuple[Any, jax.Array, jax.Array]:
-    """The direction, the slope along it, and whether it is the plain gradient's."""
-    direction = jax.tree.map(jnp.negative, _inverse_hessian_times(grad, pairs))
+def _descent(
+    grad: Any, pairs: Pairs, metric: Callable[[Any], Any]
+) -> tuple[Any, jax.Array, jax.Array]:
+    """The direction, the slope along it, and whether its length means nothing."""
+    direction = _scaled(-1, _inverse_hessian_times(grad, pairs, metric))
     slope = _dot(grad, direction)
-    plain = ~(slope < 0) | ~pairs.rho.any()  # rounding can spoil the product, or there is no pair
-    steepest = jax.tree.map(jnp.negative, grad)
+    spoilt = ~(slope < 0)  # by rounding
     return (
-        _where(plain, steepest, direction),
-        jnp.where(plain, -_dot(grad, grad), slope),
-        plain,
+        _where(spoilt, _scaled(-1, grad), direction),
+        jnp.where(spoilt, -_dot(grad, grad), slope),
+        spoilt | ~pairs.rho.any(),
     )
 
 
-def _inverse_hessian_times(grad: Any, pairs: Pairs) -> Any:
+def _inverse_hessian_times(grad: Any, pairs: Pairs, metric: Callable[[Any], Any]) -> Any:
     """The two-loop recursion (Nocedal & Wright 2006, algorithm 7.4); empty slots have rho = 0."""
     memory = len(pairs.rho)
     newest_first = (pairs.kept - 1 - jnp.arange(memory)) % memory
@@ -170,7 +200,7 @@ def _inverse_hessian_times(grad: Any, pairs: Pairs) -> Any:
         return jax.tree.map(lambda r, s: r + (alpha - beta) * s, r, s), None
 
     q, alphas = jax.lax.scan(backward, grad, newest_first)
-    r = jax.tree.map(lambda leaf: pairs.scale * leaf, q)
+    r = _scaled(pairs.scale, metric(q))
     return jax.lax.scan(forward, r, (newest_first, alphas), reverse=True)[0]
 
 
@@ -180,11 +210,18 @@ def _dot(x: Any, y: Any) -> jax.Array:
 
 
 def _norm1(x: Any) -> jax.Array:
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf)), x))
+    norm = jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf)), x))
+    return jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
 
 
-def _guarded(x: jax.Array) -> jax.Array:
-    return jnp.maximum(x, jnp.finfo(x.dtype).tiny)
+def _rms(x: Any) -> jax.Array:
+    # Guarded before the root, so that the derivative at zero is finite.
+    tiny = jnp.finfo(optax.tree.dtype(x, "lowest")).tiny
+    return jnp.sqrt(jnp.maximum(_dot(x, x) / optax.tree.size(x), tiny))
+
+
+def _scaled(factor: Any, x: Any) -> Any:
+    return jax.tree.map(lambda leaf: factor * leaf, x)
 
 
 def _all_finite(x: Any) -> jax.Array:

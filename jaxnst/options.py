@@ -13,7 +13,8 @@ from jaxnst.transfer import TransferConfig
 FLOAT32_MAX = 3.4028234e38
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
+    """The type of an option: a positive integer."""
     number = int(text) if text.strip().isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
@@ -27,7 +28,8 @@ def _any_int(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """The type of an option: a finite number, 0 or more."""
     try:
         number = float(text)
     except ValueError:
@@ -52,10 +54,10 @@ def _add_config_options(parser: Any, config: type) -> None:
             kind = {"choices": typing.get_args(hint)}
         elif typing.get_origin(hint) is tuple:
             kind = {"nargs": "+", "metavar": "LAYER"}
-        elif hint is int:
-            kind = {"type": _any_int if entry.name == "seed" else _positive_int, "metavar": "N"}
+        elif hint in (int, int | None):
+            kind = {"type": _any_int if entry.name == "seed" else positive_int, "metavar": "N"}
         else:
-            kind = {"type": _number, "metavar": "X"}
+            kind = {"type": number, "metavar": "X"}
         parser.add_argument(
             flag, dest=entry.name, default=None, help=entry.metadata.get("help"), **kind
         )
@@ -69,7 +71,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("in place of what the preset says")
     for name in ("content_weight", "style_weight", "tv_weight"):
         flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, type=_number, metavar="X", help="coefficient in the loss")
+        group.add_argument(flag, type=number, metavar="X", help="coefficient in the loss")
     _add_config_options(group, TransferConfig)
 
 

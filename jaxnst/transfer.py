@@ -1,8 +1,9 @@
 """Neural style transfer: the image that minimises the perceptual loss."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +21,10 @@ from jaxnst.objective import (
     canonical_weights,
     compute_targets,
 )
-from jaxnst.optimize import Progress, Status, minimize
-from jaxnst.vgg import Params, check_image
+from jaxnst.optimize import Progress, Result, State, Status, init, interruptible, run
+from jaxnst.pyramid import carry_moments, pyramid_shapes, resize, shrink
+from jaxnst.spectrum import favour_large_shapes
+from jaxnst.vgg import Params, check_image, min_size
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,13 @@ class TransferConfig:
         optimizer: "lbfgs" or "adam".
         learning_rate: of images in [0, 1]; None for the optimiser's own (L-BFGS 1, Adam 0.02).
         memory: pairs that L-BFGS keeps; each costs two images of memory.
-        num_steps: evaluations of the loss.
+        beta2: decay of Adam's second moment.
+        average: decay of the moving average of Adam's images, which then is the result; 0 for none.
+        clamp: whether Adam's image is kept in [0, 1] after each step.
+        num_steps: evaluations of the loss, at each scale.
+        first_steps: the same at the first of several scales; None for `num_steps`.
+        min_size: pixels of the long side at the coarsest scale; None for the finest scale alone.
+        scale_factor: between the sides of neighbouring scales.
         seed: of the noise, where `style_transfer` is given no key.
         size: pixels of the side named by `fit`, at which the command line loads pictures.
         fit: "long" or "short" side.
@@ -50,15 +59,31 @@ class TransferConfig:
         default=None, metadata={"help": "learning rate, for images in [0, 1]"}
     )
     memory: int = field(default=20, metadata={"help": "curvature pairs that L-BFGS keeps"})
-    num_steps: int = field(default=300, metadata={"help": "evaluations of the loss"})
+    beta2: float = field(default=0.999, metadata={"help": "decay of Adam's second moment"})
+    average: float = field(
+        default=0.0, metadata={"help": "decay of the average of Adam's images, the result then"}
+    )
+    clamp: bool = field(default=False, metadata={"help": "keep Adam's image in [0, 1]"})
+    num_steps: int = field(default=300, metadata={"help": "evaluations of the loss at each scale"})
+    first_steps: int | None = field(
+        default=None, metadata={"help": "evaluations at the first scale, where --min-size is given"}
+    )
+    min_size: int | None = field(
+        default=None, metadata={"help": "long side of the coarsest scale; without it there is one"}
+    )
+    scale_factor: float = field(
+        default=2.0, metadata={"help": "between the sides of neighbouring scales"}
+    )
     seed: int = field(default=0, metadata={"help": "seed of the noise"})
     size: int = field(default=512, metadata={"help": "pixels of the picture's side, see --fit"})
     fit: Literal["long", "short"] = field(default="long", metadata={"help": "which side --size is"})
     crop: bool = field(default=False, metadata={"help": "cut the centre to a square"})
 
     def __post_init__(self) -> None:
-        for name in ("memory", "num_steps", "size"):
+        for name in ("memory", "num_steps", "size", "first_steps", "min_size"):
             value = getattr(self, name)
+            if value is None and name in ("first_steps", "min_size"):
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
         if not isinstance(self.seed, int) or not -(2**31) <= self.seed < 2**32:
@@ -75,26 +100,92 @@ class TransferConfig:
         rate = self.learning_rate
         if rate is not None and not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"learning_rate must be a positive number, not {rate!r}")
+        for name in ("beta2", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be a number from 0 to less than 1, not {getattr(self, name)!r}"
+                )
+        if not (math.isfinite(self.scale_factor) and self.scale_factor > 1):
+            raise ValueError(f"scale_factor must be a number above 1, not {self.scale_factor!r}")
+        if self.optimizer == "lbfgs" and (self.clamp or self.average):
+            # Clamped points break the curvature pairs, and L-BFGS does not wander about a minimum.
+            raise ValueError('clamp and average are for optimizer="adam"')
         if self.crop and self.fit != "short":
             raise ValueError('crop cuts a square out of the short side; it needs fit="short"')
+
+
+History = dict[str, np.ndarray[Any, Any]]
+
+
+class TransferState(NamedTuple):
+    """A transfer as one pytree of arrays and numbers; `style_transfer(resume=…)` goes on from it.
+
+    The key is not part of it: noise is drawn once, before the first evaluation.
+    """
+
+    scale: Any  #: index of the scale at work, from coarse to fine
+    begun: Any  #: evaluations made before that scale
+    leaves: list[Any]  #: of the optimiser's `State` there
+    history: History  #: of all evaluations so far
 
 
 class TransferResult(NamedTuple):
     """What `style_transfer` returns."""
 
-    image: jax.Array  #: the image of the least loss, (H, W, 3), clipped to [0, 1]
+    image: jax.Array  #: the answer, (H, W, 3), clipped to [0, 1]
     status: Status
-    history: dict[str, np.ndarray[Any, Any]]  #: evaluation, loss, content, style, tv
+    #: By evaluation: evaluation, seconds (at the end of the chunk it was made in), loss, content,
+    #: style, tv, and size, the long side in pixels.
+    history: History
+
+
+class Scale(NamedTuple):
+    """One step of the image pyramid."""
+
+    shape: tuple[int, int]  #: height and width of the content and the image
+    num_steps: int  #: evaluations of the loss
+
+
+def schedule(content: Float[Array, "h w 3"], config: TransferConfig) -> list[Scale]:
+    """The scales from coarse to fine at which a content is worked on."""
+    finest = content.shape[0], content.shape[1]
+    if config.min_size is None:
+        return [Scale(finest, config.num_steps)]
+    shapes = pyramid_shapes(finest, min_size=config.min_size, scale_factor=config.scale_factor)
+    least = min_size(config.objective.content_layers + config.objective.style_layers)
+    # A long and narrow picture may be too small for the network at scales that others have.
+    shapes = [shape for shape in shapes if min(shape) >= least or shape == finest]
+    first = config.first_steps or config.num_steps
+    return [Scale(shape, config.num_steps if i else first) for i, shape in enumerate(shapes)]
 
 
 @lru_cache(maxsize=64)
 def _make_optimizer(
-    name: str, learning_rate: float | None, memory: int
+    name: str, learning_rate: float | None, memory: int, beta2: float, clamp: bool
 ) -> optax.GradientTransformation:
     # Cached, since a new optimiser object would compile the loop anew.
     if name == "lbfgs":
-        return lbfgs(learning_rate=learning_rate or 1.0, memory=memory)
-    return optax.adam(learning_rate or 0.02)
+        # Departs from Gatys' L-BFGS by its first metric and by lengths for images in [0, 1]; see
+        # benchmarks/README.md for what they are worth.
+        return lbfgs(
+            learning_rate=learning_rate or 1.0,
+            memory=memory,
+            first_step=0.01,
+            max_step=0.05,
+            metric=favour_large_shapes,
+            stretch=2.0,
+        )
+    adam = optax.adam(learning_rate or 0.02, b2=beta2)
+    return optax.chain(adam, _clamp_to_unit()) if clamp else adam
+
+
+def _clamp_to_unit() -> optax.GradientTransformation:
+    """Shorten updates so that all values end in [0, 1]."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: jnp.clip(p + u, 0, 1) - p, updates, params
+        )
+    )
 
 
 def style_transfer(
@@ -106,9 +197,14 @@ def style_transfer(
     config: TransferConfig,
     key: Key[Array, ""] | None = None,
     initial_image: Float[Array, "h w 3"] | None = None,
+    resume: TransferState | None = None,
     callback: Callable[[Progress], object] | None = None,
+    every: int | None = None,
 ) -> TransferResult:
     """Give `content` the style of one or several pictures (Gatys et al. 2016).
+
+    With `config.min_size` it goes from coarse to fine: each scale starts from the last one's image,
+    and styles are resized along with the content, never enlarged.
 
     Args:
         content: (H, W, 3), sRGB in [0, 1].
@@ -118,18 +214,132 @@ def style_transfer(
         config: the rest of the recipe, from `preset`.
         key: for the noise; `jax.random.key(config.seed)` by default.
         initial_image: (H, W, 3), to start from this and not from what `config.init` says.
-        callback: called about once a second with a `Progress`; a true answer ends the run.
+        resume: the `state` of a `Progress`, to go on from there with the same arguments, to the
+            same bits as if there had been no pause.
+        callback: called about once a second with a `Progress`, whose `x` has the size of the scale
+            at work and whose `state` is a `TransferState`; a true answer ends the run.
+        every: call it at each multiple of so many evaluations too.
 
     Returns:
         A `TransferResult`. A loss that is not finite or an interruption (Ctrl-C) is its `status`,
-        and its image is the best one seen.
+        and its image is the best one so far, enlarged if the last scale was not reached.
 
     Raises:
-        TypeError, ValueError: an image or weights that do not fit the config.
+        TypeError, ValueError: an image, weights or a state that do not fit the config.
     """
     styles = list(style) if isinstance(style, Sequence) else [style]
-    objective = config.objective
-    targets = compute_targets(content, styles, params, config=objective)
+    for name, picture in (("content", content), *(("style", picture) for picture in styles)):
+        check_image(picture, name)
+    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        raise ValueError(f"every must be a positive integer, not {every!r}")
+    content, styles = jnp.asarray(content), [jnp.asarray(picture) for picture in styles]
+    scales = schedule(content, config)
+    loss_and_grad = bind_loss_and_grad(config.objective)
+    optimizer = _make_optimizer(
+        config.optimizer, config.learning_rate, config.memory, config.beta2, config.clamp
+    )
+    weights = canonical_weights(weights)
+    x = _first_image(content, config, key, initial_image)
+    at = TransferState(0, 0, [], {}) if resume is None else resume
+    history, begun = at.history, int(at.begun)
+    clock = time.perf_counter() - (history["seconds"][-1] if history else 0.0)
+    result: Result | None = None
+    with interruptible() as interrupted:
+        for index in range(int(at.scale), len(scales)):
+            shape, num_steps = scales[index]
+            ratio = max(shape) / max(scales[-1].shape)
+            targets = compute_targets(
+                _resized(content, shape),
+                [shrink(picture, ratio) for picture in styles],
+                params,
+                config=config.objective,
+            )
+            args = params, targets, weights
+            state = init(
+                loss_and_grad,
+                _resized(x, shape),
+                *args,
+                optimizer=optimizer,
+                average=config.average,
+                evaluation=begun,
+            )
+            if result is not None:
+                carried = carry_moments(result.state.opt_state, state.opt_state, (*shape, 3))
+                state = replace(state, opt_state=carried)
+            elif resume is not None:
+                state = _restored(resume.leaves, state)
+            report = _Report(
+                callback,
+                scale=index,
+                begun=begun,
+                num_steps=begun + sum(scale.num_steps for scale in scales[index:]),
+                size=max(shape),
+                seconds=time.perf_counter() - clock,
+                history=history,
+            )
+            result = run(
+                loss_and_grad,
+                state,
+                *args,
+                num_steps=begun + num_steps,
+                interrupted=interrupted,
+                callback=report,
+                every=every,
+            )
+            x, history, begun = result.x, report.join(result.history), int(result.state.evaluation)
+            if result.status in (Status.INTERRUPTED, Status.NON_FINITE):
+                break
+    assert result is not None  # there is at least one scale
+    # Departs from systems that clamp inside the loop, which breaks L-BFGS: the history has the
+    # losses of images before clipping.
+    image = jnp.clip(_resized(x, scales[-1].shape), 0, 1)
+    return TransferResult(image, result.status, history)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """Makes what a scale's run tells into what the whole transfer tells."""
+
+    callback: Callable[[Progress], object] | None
+    scale: int
+    begun: int  #: evaluations made before this scale
+    num_steps: int  #: of all scales
+    size: int  #: long side
+    seconds: float  #: when this scale's run began, or went on
+    history: History  #: before that
+
+    def join(self, history: History) -> History:
+        """The history of the transfer with that of this run behind it."""
+        if not history:
+            return self.history
+        here = history | {
+            "seconds": self.seconds + history["seconds"],
+            "size": np.full(len(history["loss"]), self.size),
+        }
+        return {k: np.concatenate([self.history[k], v]) if self.history else v
+                for k, v in here.items()}  # fmt: skip
+
+    def __call__(self, progress: Progress) -> object:
+        if self.callback is None:
+            return None
+        history = self.join(progress.history)
+        leaves = jax.tree.leaves(progress.state)
+        return self.callback(
+            progress._replace(
+                num_steps=self.num_steps,
+                seconds=float(history["seconds"][-1]),
+                history=history,
+                state=TransferState(self.scale, self.begun, leaves, history),
+            )
+        )
+
+
+def _first_image(
+    content: jax.Array,
+    config: TransferConfig,
+    key: jax.Array | None,
+    initial_image: jax.Array | None,
+) -> jax.Array:
     if initial_image is not None:
         check_image(initial_image, "initial_image")
         if initial_image.shape != content.shape:
@@ -137,22 +347,22 @@ def style_transfer(
                 f"initial_image has the shape {tuple(initial_image.shape)}, "
                 f"but content has {tuple(content.shape)}"
             )
-        x0 = initial_image
-    elif config.init == "noise":
+        return jnp.asarray(initial_image)
+    if config.init == "noise":
         key = jax.random.key(config.seed) if key is None else key
-        x0 = jax.random.uniform(key, content.shape, jnp.asarray(content).dtype)
-    else:
-        x0 = content
-    result = minimize(
-        bind_loss_and_grad(objective),
-        jnp.asarray(x0),
-        params,
-        targets,
-        canonical_weights(weights),
-        optimizer=_make_optimizer(config.optimizer, config.learning_rate, config.memory),
-        num_steps=config.num_steps,
-        callback=callback,
-    )
-    # Departs from systems that clamp inside the loop, which breaks L-BFGS: the history has the
-    # losses of images before clipping.
-    return TransferResult(jnp.clip(result.x, 0, 1), result.status, result.history)
+        # At the coarsest scale, so that it is white there.
+        return jax.random.uniform(key, (*schedule(content, config)[0].shape, 3), content.dtype)
+    return content
+
+
+def _resized(image: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    return image if image.shape[:2] == shape else resize(image, *shape)
+
+
+def _restored(leaves: list[Any], like: State) -> State:
+    """The state that has these leaves, copied, since `run` uses its state up."""
+    wanted = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(like)]
+    if [(leaf.shape, leaf.dtype) for leaf in leaves] != wanted:
+        raise ValueError("the state to resume does not fit these images and this config")
+    structure = jax.tree.structure(like)
+    return jax.tree.unflatten(structure, [jnp.array(leaf, copy=True) for leaf in leaves])

@@ -1,5 +1,6 @@
 """Real weights and small real pictures."""
 
+import signal
 from pathlib import Path
 
 import jax
@@ -25,3 +26,10 @@ def content() -> jax.Array:
 def style() -> jax.Array:
     """A real picture of another size, (h, 80, 3)."""
     return jax.numpy.asarray(jaxnst.load_image(DEMO / "style.jpg", size=80))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Ctrl-C as in a terminal; a shell's background jobs, such as a CI's, begin by ignoring it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

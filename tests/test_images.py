@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from jaxnst import images
-from jaxnst.images import check_output, load_alpha, load_image, resize, save_image
+from jaxnst.images import check_output, load_alpha, load_image, save_image
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -488,41 +488,6 @@ def test_bad_fit_and_crop(tmp_path: Path) -> None:
             with pytest.raises(ValueError) as caught:
                 load(tmp_path / "a.png", crop=True, **options)
             check_one_line(caught, "crop", "short")
-
-
-def test_resize() -> None:
-    image = smooth(12, 16)
-    small = resize(jnp.asarray(image), 6, 9)
-    assert small.shape == (6, 9, 3) and small.dtype == jnp.float32
-    jitted = jax.jit(resize, static_argnums=(1, 2))(image, 6, 9)
-    np.testing.assert_allclose(jitted, small, atol=1e-6)
-    channels = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(3)]
-    pillow = np.dstack([channel.resize((9, 6), Image.Resampling.LANCZOS) for channel in channels])
-    np.testing.assert_allclose(small, pillow.clip(0, 1), atol=1e-5)
-
-
-def test_resize_is_antialiased() -> None:
-    checks = np.indices((64, 64)).sum(0)[:, :, None] % 2
-    small = np.asarray(resize(jnp.asarray(checks, jnp.float32), 8, 8))
-    assert abs(small - 0.5).max() < 0.1
-
-
-def test_resize_clips_overshoot() -> None:
-    step = np.zeros((8, 8, 1), np.float32)
-    step[:, 4:] = 1
-    raw = np.asarray(jax.image.resize(step, (16, 16, 1), "lanczos3"))
-    assert raw.min() < -0.01 and raw.max() > 1.01
-    np.testing.assert_allclose(resize(jnp.asarray(step), 16, 16), raw.clip(0, 1), atol=1e-6)
-
-
-def test_resize_refuses() -> None:
-    for bad in (0, -1, 2.5):
-        with pytest.raises(ValueError) as caught:
-            resize(jnp.zeros((4, 4, 3)), bad, 4)  # type: ignore[arg-type]
-        check_one_line(caught, "height", repr(bad))
-    with pytest.raises(ValueError) as caught:
-        resize(jnp.zeros((4, 4)), 2, 2)
-    check_one_line(caught, "(4, 4)")
 
 
 # --- what is not a picture ---------------------------------------------------------------------

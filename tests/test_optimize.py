@@ -1,6 +1,7 @@
 """`minimize`, `run_chunk` and `run_scan` on functions whose minimum is known."""
 
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 import scipy.optimize
 
 from jaxnst import Status, lbfgs, minimize
-from jaxnst.optimize import init, run_chunk, run_scan
+from jaxnst.optimize import MAX_RESTARTS, init, restart, run, run_chunk, run_scan
 
 LBFGS = lbfgs()
 ADAM = optax.adam(0.1)
@@ -101,8 +102,9 @@ def test_makes_exactly_num_steps_evaluations(optimizer, num_steps):
     jax.effects_barrier()
     assert len(seen) == int(result.state.evaluation) == num_steps
     assert {k: len(v) for k, v in result.history.items()} == dict.fromkeys(
-        ("evaluation", "loss", "half"), num_steps
+        ("evaluation", "seconds", "loss", "half"), num_steps
     )
+    assert (np.diff([0, *result.history["seconds"]]) >= 0).all()
     np.testing.assert_array_equal(result.history["evaluation"], np.arange(1, num_steps + 1))
     np.testing.assert_array_equal(result.history["half"], result.history["loss"] / 2)
     assert result.status is Status.OK
@@ -121,9 +123,11 @@ def test_history_does_not_depend_on_the_chunks(optimizer):
         for seconds in (1e-9, 1e-3, 100.0)
     ]
     assert len(runs[0].history["loss"]) == 70
-    for run in runs[1:]:
-        same_bits(run.history, runs[0].history)
-        same_bits(run.x, runs[0].x)
+    for one in runs:
+        one.history.pop("seconds")
+    for one in runs[1:]:
+        same_bits(one.history, runs[0].history)
+        same_bits(one.x, runs[0].x)
 
 
 @pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
@@ -215,14 +219,76 @@ def test_lbfgs_recovers_from_nan():
     np.testing.assert_allclose(result.x, 0.9375, atol=1e-3)
 
 
-def test_adam_stops_at_nan_and_keeps_the_best():
-    optimizer = optax.adam(0.3)
-    result = minimize(WALL, jnp.array([0.0]), optimizer=optimizer, num_steps=40)
-    assert result.status is Status.NON_FINITE
+def test_adam_goes_back_from_nan_with_smaller_steps(caplog):
+    result = minimize(WALL, jnp.array([0.0]), optimizer=optax.adam(0.3), num_steps=80)
     losses = result.history["loss"]
-    assert 1 < len(losses) < 40 and np.isnan(losses[-1]) and np.isfinite(losses[:-1]).all()
-    np.testing.assert_allclose(wall(result.x), np.nanmin(losses), rtol=1e-6)
-    assert np.isfinite(result.x).all()
+    lost = np.flatnonzero(np.isnan(losses))
+    assert result.status is Status.OK and len(losses) == 80
+    assert 0 < len(lost) < 8
+    assert float(result.state.step_scale) == 0.5 ** len(lost)
+    # After each, it is at the best point so far again.
+    for index in lost:
+        np.testing.assert_allclose(losses[index + 1], np.nanmin(losses[:index]), rtol=1e-5)
+    np.testing.assert_allclose(result.x, 0.9375, atol=2e-2)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(lost)
+    assert said[0].startswith(f"evaluation {lost[0] + 1} led to a point that is not finite")
+    assert "0.5 times" in said[0]
+
+
+def test_gives_up_where_smaller_steps_do_not_help():
+    def cliff(x):  # the only finite place is the start, and that is no minimum
+        return x[0] * jnp.where(x[0] == 0, -1.0, jnp.nan)
+
+    result = minimize(with_terms(cliff), jnp.zeros(1), optimizer=ADAM, num_steps=200)
+    assert result.status is Status.NON_FINITE
+    assert MAX_RESTARTS < len(result.history["loss"]) < 40
+    np.testing.assert_array_equal(result.x, [0.0])
+
+
+def test_restart_by_lanes():
+    starts = jnp.array([[0.0], [0.9], [jnp.nan]])
+
+    def lane(x0):
+        state = init(WALL, x0, optimizer=optax.adam(0.3))
+        return run_chunk(WALL, state, 5)
+
+    states = jax.jit(jax.vmap(lane))(starts)
+    assert states.status.tolist() == [Status.NON_FINITE, Status.NON_FINITE, Status.NON_FINITE]
+    again = jax.jit(jax.vmap(restart))(states)
+    assert again.status.tolist() == [Status.OK, Status.OK, Status.NON_FINITE]
+    assert again.step_scale.tolist() == [0.5, 0.5, 1.0]
+    np.testing.assert_array_equal(again.x[:2], states.best_x[:2])
+    assert again.opt_state[0].count.tolist()[:2] == [0, 0]
+    twice = jax.vmap(restart)(again)
+    same_bits(twice, again)  # where nothing is lost, nothing changes
+
+
+def test_average_is_that_of_the_points():
+    points = []
+
+    def seen(x):
+        jax.debug.callback(lambda x: points.append(np.array(x)), x)
+        return quadratic(x, *SMALL)
+
+    result = minimize(with_terms(seen), jnp.zeros(3), optimizer=ADAM, num_steps=12, average=0.8)
+    jax.effects_barrier()
+    # The start is not part of it, and the point after the last step is.
+    points = np.array([*points[1:], result.state.x])
+    shares = 0.8 ** np.arange(len(points))[::-1]
+    np.testing.assert_allclose(result.x, shares @ points / shares.sum(), rtol=1e-5)
+
+
+def test_average_of_one_step_is_that_step():
+    result = minimize(QUADRATIC, jnp.zeros(3), *SMALL, optimizer=ADAM, num_steps=1, average=0.99)
+    np.testing.assert_allclose(result.x, result.state.x, rtol=1e-5)
+    assert np.abs(result.x).min() > 0.05
+
+
+@pytest.mark.parametrize("average", [-0.1, 1.0, np.nan])
+def test_average_must_be_a_decay(average):
+    with pytest.raises(ValueError, match="average"):
+        minimize(TREE, {}, optimizer=ADAM, num_steps=1, average=average)
 
 
 @pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
@@ -254,6 +320,59 @@ def test_callback_gets_each_chunk():
         assert isinstance(progress.loss, float)
         # The picture is its own copy: later steps have not taken it away.
         np.testing.assert_allclose(tree_bowl(progress.x), losses.min(), rtol=1e-5)
+
+
+def test_callback_is_called_at_each_multiple():
+    seen = []
+    minimize(
+        ROSENBROCK,
+        jnp.zeros(10),
+        optimizer=ADAM,
+        num_steps=70,
+        every=15,
+        callback=lambda progress: seen.append(progress.evaluation),
+    )
+    assert set(seen) >= {15, 30, 45, 60, 70}
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, ADAM], ids=["lbfgs", "adam"])
+def test_a_run_in_parts_has_the_same_bits(optimizer):
+    def part(state, num_steps):
+        event = threading.Event()
+        return run(ROSENBROCK, state, num_steps=num_steps, interrupted=event)
+
+    def start():
+        return init(ROSENBROCK, jnp.zeros(10), optimizer=optimizer, average=0.5)
+
+    whole = part(start(), 60)
+    first = part(start(), 25)
+    second = part(first.state, 60)
+    assert second.history["evaluation"].tolist() == list(range(26, 61))
+    losses = np.concatenate([first.history["loss"], second.history["loss"]])
+    np.testing.assert_array_equal(losses, whole.history["loss"])
+    same_bits(second.x, whole.x)
+    same_bits(second.state, whole.state)
+
+
+def test_the_last_record_is_where_an_interrupted_run_stopped():
+    seen = []
+
+    def callback(progress):
+        seen.append(progress)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    result = minimize(
+        ROSENBROCK,
+        jnp.zeros(10),
+        optimizer=LBFGS,
+        num_steps=50,
+        callback=callback,
+        seconds_per_chunk=1e-9,
+    )
+    assert result.status is Status.INTERRUPTED and len(seen) == 3
+    same_bits(seen[-1].state, result.state)
+    same_bits(seen[-1].history, result.history)
 
 
 def test_true_answer_of_the_callback_ends_the_run():
