@@ -1,20 +1,25 @@
 """Race jaxnst against the PyPI package pastiche 1.6.0 (PyTorch) at the very same task.
 
     pip install -e '.[bench]'
-    python benchmarks/convergence.py
+    python benchmarks/convergence.py                            # one scale, four pairs at 256
+    python benchmarks/convergence.py --schedule --size 512 --pairs cat-starry astronaut-flower
 
 Both sides get the same pixels, objective, network and number of evaluations, start from the content
-picture and use L-BFGS with a memory of 100. Each runs in a process of its own, one after the other,
-so that neither takes the other's processor time and the peak of memory is its own.
+picture and use L-BFGS. Each runs in a process of its own, one after the other, so that neither
+takes the other's processor time and the peak of memory is its own.
 
 The loss at evaluation n is the least of the first n evaluations, on both sides. Seconds count from
 after the imports and so include loading, decoding the network and compilation. Start-up is the part
 of them that the steady rate of the run's second half does not explain.
+
+With --schedule, jaxnst goes from coarse to fine instead, and stops when it has reached the loss
+that pastiche has at the end; seconds are those of all its scales and compilations.
 """
 
 import argparse
 import csv
 import dataclasses
+import importlib.util
 import multiprocessing
 import resource
 import sys
@@ -29,6 +34,30 @@ import numpy.typing as npt
 from PIL import Image
 
 DEMO = Path(__file__).resolve().parents[1] / "jaxnst" / "demo"
+
+
+MARKS = (40, 80, 200, 500)
+
+
+def pictures(package: str, folder: str, *names: str) -> list[Path]:
+    """Pictures that come along with a package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    return [Path(spec.origin).parent / folder / name for name in names]
+
+
+def make_pairs() -> dict[str, tuple[Path, Path]]:
+    """Content and style."""
+    astronaut, coffee, ihc, gravel = pictures(
+        "skimage", "data", "astronaut.png", "coffee.png", "ihc.png", "gravel.png"
+    )
+    flower, china = pictures("sklearn", "datasets/images", "flower.jpg", "china.jpg")
+    return {
+        "cat-starry": (DEMO / "content.jpg", DEMO / "style.jpg"),
+        "astronaut-flower": (astronaut, flower),
+        "coffee-tissue": (coffee, ihc),
+        "china-gravel": (china, gravel),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +98,12 @@ class Trace:
         return max(0.0, float(seconds - np.nan_to_num(self.rate) * evaluations))
 
 
-def make_trace(losses: npt.ArrayLike, clock: npt.ArrayLike) -> Trace:
+def make_trace(losses: npt.ArrayLike, clock: npt.ArrayLike, finest: npt.ArrayLike = True) -> Trace:
+    # Losses of coarser scales are those of another objective.
+    losses = np.where(finest, np.asarray(losses, np.float64), np.inf)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Trace(
-        losses=np.minimum.accumulate(np.asarray(losses, np.float64)),
+        losses=np.minimum.accumulate(losses),
         clock=np.asarray(clock, np.float64),
         peak_memory=peak if sys.platform == "darwin" else 1024 * peak,
     )
@@ -93,25 +124,30 @@ def run_pastiche(content: Path, style: Path, steps: int) -> Trace:
     return make_trace(losses, clock)
 
 
-def run_jaxnst(content: Path, style: Path, steps: int) -> Trace:
+def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Trace:
+    """`steps` evaluations at each scale; `until` ends the run at that loss at the last scale."""
     import jaxnst
 
+    until = options.pop("until", None)
     start = time.perf_counter()
     clock = []
+    image = read_pixels(content) / np.float32(255)
 
-    def record(progress: jaxnst.Progress) -> None:
+    def record(progress: jaxnst.Progress) -> bool:
         clock.append((progress.evaluation, time.perf_counter() - start))
+        finest = progress.x.shape == image.shape
+        return until is not None and finest and progress.loss <= until
 
     config, weights = jaxnst.preset("pastiche")
     result = jaxnst.style_transfer(
-        read_pixels(content) / np.float32(255),
+        image,
         read_pixels(style) / np.float32(255),
         params=jaxnst.load_params(),
         weights=weights,
-        config=dataclasses.replace(config, num_steps=steps),
+        config=dataclasses.replace(config, num_steps=steps, **options),
         callback=record,
     )
-    return make_trace(result.history["loss"], clock)
+    return make_trace(result.history["loss"], clock, result.history["size"] == max(image.shape))
 
 
 def read_pixels(path: Path, size: int | None = None) -> npt.NDArray[np.uint8]:
@@ -125,25 +161,45 @@ def read_pixels(path: Path, size: int | None = None) -> npt.NDArray[np.uint8]:
     return np.asarray(rgb)
 
 
-def race(content: Path, style: Path, size: int, steps: int) -> dict[str, Trace]:
-    sides: dict[str, Callable[[Path, Path, int], Trace]] = {
-        "pastiche": run_pastiche,
-        "jaxnst": run_jaxnst,
-    }
-    traces = {}
+def in_process(run: Callable[..., Trace], *args: object, **options: object) -> Trace:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(run, *args, **options).result()
+
+
+def prepare(folder: Path, pair: tuple[Path, Path], size: int) -> list[Path]:
+    """The two pictures as files of `size` pixels, whose every pixel both sides get."""
+    paths = []
+    for name, source in zip(("content", "style"), pair, strict=True):
+        pixels = read_pixels(source, size)
+        paths.append(folder / f"{name}.png")
+        Image.fromarray(pixels).save(paths[-1])
+        print(f"{name}: {source.name}, {pixels.shape[1]}x{pixels.shape[0]}")
+    return paths
+
+
+def race(pair: tuple[Path, Path], size: int, steps: int) -> dict[str, Trace]:
+    """Both sides at one scale."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = {}
-        for name, source in (("content", content), ("style", style)):
-            pixels = read_pixels(source, size)
-            paths[name] = Path(folder, f"{name}.png")
-            Image.fromarray(pixels).save(paths[name])
-            print(f"{name}: {source.name}, {pixels.shape[1]}×{pixels.shape[0]}")
-        for name, run in sides.items():
+        paths = prepare(Path(folder), pair, size)
+        traces = {}
+        for name, run in (("pastiche", run_pastiche), ("jaxnst", run_jaxnst)):
             print(f"running {name} …", flush=True)
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                future = process.submit(run, paths["content"], paths["style"], steps)
-                traces[name] = future.result()
+            traces[name] = in_process(run, *paths, steps)
     return traces
+
+
+def race_schedule(
+    pair: tuple[Path, Path], size: int, steps: int, coarse: int, min_size: int
+) -> dict[str, Trace]:
+    """pastiche at one scale, and jaxnst from coarse to fine until it has pastiche's last loss."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = prepare(Path(folder), pair, size)
+        print("running pastiche …", flush=True)
+        torch = in_process(run_pastiche, *paths, steps)
+        print("running jaxnst …", flush=True)
+        options = {"min_size": min_size, "until": float(torch.losses[-1])}
+        ours = in_process(run_jaxnst, *paths, coarse, **options)
+    return {"pastiche": torch, "jaxnst": ours}
 
 
 def report(torch: Trace, ours: Trace, marks: list[int]) -> None:
@@ -169,28 +225,74 @@ def report(torch: Trace, ours: Trace, marks: list[int]) -> None:
         print(f"{label:>24}{values[0]:>12,.2f}{values[1]:>12,.2f}")
 
 
-def write_csv(path: Path, traces: dict[str, Trace]) -> None:
+def report_schedule(torch: Trace, ours: Trace) -> None:
+    goal, seconds = torch.losses[-1], torch.clock[-1, 1]
+    print(f"\npastiche: loss {goal:,.1f} after {len(torch.losses)} evaluations, {seconds:.1f} s")
+    reached = np.flatnonzero(ours.losses <= goal)
+    if not len(reached):
+        print(f"jaxnst: {ours.losses[-1]:,.1f} after {ours.clock[-1, 1]:.1f} s, not reached")
+        return
+    n = int(reached[0]) + 1
+    finest = n - np.count_nonzero(np.isinf(ours.losses))
+    mine = ours.seconds(n)
+    print(
+        f"jaxnst: the same after {n} evaluations, {finest} of them at the full size, {mine:.1f} s"
+    )
+    print(f"ratio of seconds {mine / seconds:.3f}")
+    print(f"peak memory, MB: {torch.peak_memory / 1e6:,.0f} and {ours.peak_memory / 1e6:,.0f}")
+
+
+def report_all(results: dict[str, dict[str, Trace]], marks: list[int]) -> None:
+    """The ratios of all pairs, and their geometric mean."""
+    print(f"\nloss of jaxnst over that of pastiche\n{'evaluations':>20}", end="")
+    print("".join(f"{n:>8}" for n in marks))
+    rows = []
+    for name, sides in results.items():
+        rows.append(
+            [sides["jaxnst"].losses[n - 1] / sides["pastiche"].losses[n - 1] for n in marks]
+        )
+        print(f"{name:>20}" + "".join(f"{ratio:>8.3f}" for ratio in rows[-1]))
+    means = np.exp(np.log(rows).mean(axis=0))
+    print(f"{'geometric mean':>20}" + "".join(f"{ratio:>8.3f}" for ratio in means))
+
+
+def write_csv(path: Path, results: dict[str, dict[str, Trace]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["side", "evaluation", "seconds", "loss", "peak_memory"])
-        for name, trace in traces.items():
-            for n, loss in enumerate(trace.losses, 1):
-                writer.writerow([name, n, f"{trace.seconds(n):.3f}", loss, trace.peak_memory])
+        writer.writerow(["pair", "side", "evaluation", "seconds", "loss", "peak_memory"])
+        for pair, sides in results.items():
+            for side, trace in sides.items():
+                for n, loss in enumerate(trace.losses, 1):
+                    row = [pair, side, n, f"{trace.seconds(n):.3f}", loss, trace.peak_memory]
+                    writer.writerow(row)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--content", type=Path, default=DEMO / "content.jpg")
-    parser.add_argument("--style", type=Path, default=DEMO / "style.jpg")
+    parser.add_argument("--pairs", nargs="+", choices=(pairs := make_pairs()), default=[*pairs])
     parser.add_argument("--size", type=int, default=256, help="pixels of the long side")
-    parser.add_argument("--steps", type=int, default=200, help="evaluations of the loss")
-    parser.add_argument("--marks", type=int, nargs="+", default=[40, 80, 120, 160, 200])
+    parser.add_argument("--steps", type=int, default=500, help="evaluations of pastiche, at least")
+    parser.add_argument("--marks", type=int, nargs="+", default=MARKS)
+    parser.add_argument("--schedule", action="store_true", help="jaxnst from coarse to fine")
+    parser.add_argument("--coarse", type=int, default=100, help="evaluations at most at a scale")
+    parser.add_argument("--min-size", type=int, default=64, help="long side of the coarsest scale")
     parser.add_argument("--csv", type=Path, help="write all evaluations of both sides here")
     args = parser.parse_args()
-    traces = race(args.content, args.style, args.size, args.steps)
-    report(traces["pastiche"], traces["jaxnst"], args.marks)
-    if args.csv:
-        write_csv(args.csv, traces)
+    results = {}
+    for name in args.pairs:
+        print(f"\n== {name}")
+        if args.schedule:
+            results[name] = race_schedule(
+                pairs[name], args.size, args.steps, args.coarse, args.min_size
+            )
+            report_schedule(results[name]["pastiche"], results[name]["jaxnst"])
+        else:
+            results[name] = race(pairs[name], args.size, args.steps)
+            report(results[name]["pastiche"], results[name]["jaxnst"], args.marks)
+        if args.csv:
+            write_csv(args.csv, results)
+    if not args.schedule:
+        report_all(results, [n for n in args.marks if n <= args.steps])
 
 
 if __name__ == "__main__":
