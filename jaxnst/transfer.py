@@ -287,13 +287,16 @@ def style_transfer(
                 every=every,
             )
             x, history, begun = result.x, report.join(result.history), int(result.state.evaluation)
-            if result.status in (Status.INTERRUPTED, Status.NON_FINITE):
+            status = result.status
+            if interrupted.is_set() and index < len(scales) - 1:
+                status = Status.INTERRUPTED  # even at the very end of this scale
+            if status in (Status.INTERRUPTED, Status.NON_FINITE):
                 break
     assert result is not None  # there is at least one scale
     # Departs from systems that clamp inside the loop, which breaks L-BFGS: the history has the
     # losses of images before clipping.
     image = jnp.clip(_resized(x, scales[-1].shape), 0, 1)
-    return TransferResult(image, result.status, history)
+    return TransferResult(image, status, history)
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,68 @@ def test_never_climbs_on_a_nasty_function(seed):
     np.testing.assert_array_equal(accepted, np.minimum.accumulate(values))
 
 
+@pytest.mark.parametrize("stretch", [1.0, 2.0])
+def test_a_metric_is_another_choice_of_variables(stretch):
+    # x = root @ z: L-BFGS in x with the metric root @ root.T is L-BFGS in z with none.
+    scales, centre = np.logspace(0, 2, 6), np.linspace(-1, 1, 6)
+    with jax.enable_x64(True):
+        root = jnp.asarray(np.linalg.qr(np.vander(centre, 6))[0] * np.linspace(0.3, 2, 6))
+
+        def bowl(x):
+            return 0.5 * jnp.sum(scales * (x - centre) ** 2)
+
+        def metric(x):
+            return root @ (root.T @ x)
+
+        # The first step's length is in x, so both are given a pair to begin with.
+        points = []
+        for function, map_back, options in (
+            (bowl, lambda x: x, {"metric": metric}),
+            (lambda z: bowl(root @ z), lambda z: root @ z, {}),
+        ):
+            optimizer = lbfgs(stretch=stretch, **options)
+            start = jnp.zeros(6)
+            step = -jax.grad(lambda z: bowl(root @ z))(jnp.zeros(6)) / 300
+            second = root @ step if options else step
+            state = optimizer.init(start)
+            value, grad = jax.value_and_grad(function)(start)
+            _, state = optimizer.update(grad, state, start, value=value)
+            path = trajectory(function, second, optimizer, 10, state)[0]
+            points.append([np.asarray(map_back(point)) for point in path])
+    np.testing.assert_allclose(points[0], points[1], rtol=1e-6, atol=1e-9)
+
+
+def test_lengths_of_steps_are_what_was_asked_for():
+    def rms(x):
+        return np.sqrt(np.mean(np.square(x)))
+
+    def steep(x):
+        return jnp.sum(jnp.linspace(1, 3, 8) * (x - 5) ** 2)
+
+    optimizer = lbfgs(first_step=0.25, max_step=0.75)
+    points = trajectory(steep, jnp.zeros(8), optimizer, 9)[0]
+    lengths = [rms(step) for step in np.diff(points, axis=0)]
+    np.testing.assert_allclose(lengths[0], 0.25, rtol=1e-5)
+    np.testing.assert_allclose(lengths[1], 0.75, rtol=1e-5)  # would like to go all the way
+    assert max(lengths) < 0.75 * (1 + 1e-5)
+    assert rms(points[-1] - 5) < 0.05
+    free = trajectory(steep, jnp.zeros(8), lbfgs(first_step=0.25), 3)[0]
+    assert rms(free[2] - free[1]) > 1.5
+
+
+def test_a_first_gradient_of_zero_goes_nowhere():
+    for optimizer in (lbfgs(), lbfgs(first_step=0.1, max_step=0.2)):
+        points = trajectory(lambda x: jnp.sum(x**2), jnp.zeros(3), optimizer, 4)[0]
+        np.testing.assert_array_equal(points, np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize("name", ["first_step", "max_step", "stretch"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_lengths_must_be_positive(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a positive number"):
+        lbfgs(**{name: value})
+
+
 @pytest.mark.parametrize("memory", [0, -1])
 def test_memory_must_be_positive(memory):
     with pytest.raises(ValueError, match="memory must be a positive integer"):

