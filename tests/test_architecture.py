@@ -33,6 +33,7 @@ ABOVE = (
     "transfer",
     "presets",
     "sweep",
+    "labels",
     "sheet",
     "batch",
     "__init__",
