@@ -1,4 +1,4 @@
-"""Pictures in files and images in arrays: the only module that knows Pillow.
+"""Pictures in files and images in arrays.
 
 An *image* is an ``(H, W, 3)`` float32 array of sRGB values in [0, 1].
 """

@@ -36,6 +36,7 @@ ABOVE = (
     "transfer",
     "presets",
     "sweep",
+    "labels",
     "sheet",
     "batch",
     "__init__",
