@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxnst.files import replacing
+from jaxnst.files import check_target, replacing
 from jaxnst.labels import Label, describe, describe_constant, grid
 
 _ASPECT = 1.7  # width by height that a sheet comes near to
@@ -115,10 +115,10 @@ def write_page(
     Raises:
         FileNotFoundError: the folder does not exist.
         TypeError: ``labels`` is no list of settings or texts.
-        ValueError: as for `contact_sheet`, ``path`` is a folder, or ``quality`` is wrong.
+        ValueError: as for `contact_sheet`; ``path`` is a folder or not .html; ``quality`` is wrong.
         OSError: the file cannot be written (no permission, full disk).
     """
-    _check_target(path)
+    check_target(path, (".html", ".htm"))
     texts = describe(labels)
     _check_positive("size", size)
     if quality not in range(1, 101):
@@ -226,11 +226,3 @@ def _check_lengths(images: int, labels: int) -> None:
 def _check_positive(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} is {value!r}: give a positive whole number")
-
-
-def _check_target(path: str | os.PathLike[str]) -> None:
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise ValueError(f"{os.fspath(path)!r} is a folder: give the name of a file in it")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(target.parent)!r}: make it first")
