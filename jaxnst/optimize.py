@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -97,8 +97,8 @@ class Progress(NamedTuple):
 
     evaluation: int  #: evaluations made so far
     num_steps: int  #: evaluations asked for
-    loss: float  #: of the last evaluation
-    terms: dict[str, float]  #: of the last evaluation
+    loss: Any  #: of the last evaluation: a float, or an array by lanes
+    terms: dict[str, Any]  #: the same of each term
     seconds: float  #: since the run began
     x: Any  #: the answer so far, see `outcome`
     history: dict[str, Array]  #: of all evaluations so far, as in `Result`
@@ -109,7 +109,7 @@ class Result(NamedTuple):
     """What `minimize` returns."""
 
     x: Any  #: the answer, see `outcome`
-    status: Status
+    status: Any  #: a `Status`, or an array of them by lanes
     history: dict[str, Array]  #: by evaluation: evaluation (from 1), seconds, loss, each term
     state: State
 
@@ -174,18 +174,19 @@ def _all(condition: Callable[..., jax.Array], *trees: Any) -> jax.Array:
     return jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda *x: condition(*x).all(), *trees))
 
 
-def _step(value_and_grad: ValueAndGrad, state: State, *args: Any) -> State:
-    """One evaluation. A state that has stopped is frozen by `where`, so lanes never wait.
+def _step(value_and_grad: ValueAndGrad, state: State, limit: Any, *args: Any) -> State:
+    """One evaluation, unless `limit` of them are made.
 
-    A `cond` would save its evaluation, but a convolution inside of control flow runs on one thread
-    on the CPU. The optimiser's state alone is not frozen: it is large, and no longer of use.
+    A state that has stopped is frozen by `where`, so lanes never wait for each other. A `cond`
+    would save its evaluation, but a convolution inside of control flow runs on one thread on the
+    CPU. The optimiser's state alone is not frozen: it is large, and hardly of use any more.
     """
     (loss, terms), grad = value_and_grad(state.x, *args)
     updates, opt_state = state.optimizer.update(
         grad, state.opt_state, state.x, value=loss, grad=grad
     )
     x = optax.apply_updates(state.x, jax.tree.map(lambda u: state.step_scale * u, updates))
-    running = state.status == Status.OK
+    running = (state.status == Status.OK) & (state.evaluation < limit)
     better = running & (loss < state.best_loss)  # never true of nan
     lost = ~_all(jnp.isfinite, x) | (jnp.isinf(state.best_loss) & ~jnp.isfinite(loss))
     still = jnp.where(_all(jnp.equal, x, state.x), state.still + 1, 0)
@@ -215,6 +216,9 @@ def _step(value_and_grad: ValueAndGrad, state: State, *args: Any) -> State:
     )
 
 
+_NO_LIMIT = jnp.iinfo(jnp.int32).max
+
+
 def run_chunk(value_and_grad: ValueAndGrad, state: State, n: Any, *args: Any) -> State:
     """Make `n` evaluations, `n` being traced. Pure; not to be differentiated (see `run_scan`).
 
@@ -224,14 +228,16 @@ def run_chunk(value_and_grad: ValueAndGrad, state: State, n: Any, *args: Any) ->
         n: how many evaluations; the history keeps the last ones that fit.
         *args: everything that the function needs besides the point.
     """
-    return jax.lax.fori_loop(0, n, lambda _, s: _step(value_and_grad, s, *args), state)
+    return jax.lax.fori_loop(0, n, lambda _, s: _step(value_and_grad, s, _NO_LIMIT, *args), state)
 
 
 def run_scan(value_and_grad: ValueAndGrad, state: State, length: int, *args: Any) -> State:
     """`run_chunk` with a fixed number of evaluations, which can be differentiated in reverse."""
-    return jax.lax.scan(lambda s, _: (_step(value_and_grad, s, *args), None), state, length=length)[
-        0
-    ]
+
+    def step(state: State, _: None) -> tuple[State, None]:
+        return _step(value_and_grad, state, _NO_LIMIT, *args), None
+
+    return jax.lax.scan(step, state, length=length)[0]
 
 
 def restart(state: State) -> State:
@@ -262,11 +268,41 @@ def outcome(state: State) -> Any:
     )
 
 
-# The host's loop dispatches single steps and not `run_chunk`, since XLA runs the body of a loop on
-# one CPU thread. Dispatch is asynchronous, so an accelerator does not wait for the host.
-_compiled_step = jax.jit(_step, static_argnums=0, donate_argnums=1)
-_compiled_restart = jax.jit(restart, donate_argnums=0)
-_compiled_outcome = jax.jit(outcome)
+@dataclass(frozen=True)
+class Compiled:
+    """What the host's loop calls, for a single run or for many lanes at once.
+
+    The loop dispatches single steps and not `run_chunk`, since XLA runs the body of a loop on one
+    CPU thread. Dispatch is asynchronous, so an accelerator does not wait for the host.
+    """
+
+    step: Callable[..., State]  #: (value_and_grad, state, limit, *args), which uses the state up
+    restart: Callable[[State], State]  #: which uses the state up too
+    outcome: Callable[[State], Any]
+
+
+SINGLE = Compiled(
+    step=jax.jit(_step, static_argnums=0, donate_argnums=1),
+    restart=jax.jit(restart, donate_argnums=0),
+    outcome=jax.jit(outcome),
+)
+
+
+@lru_cache(maxsize=64)
+def lanes(in_axes: tuple[Any, ...]) -> Compiled:
+    """The same under `vmap`, `in_axes` being those of `args`: 0 where lanes differ, else None."""
+
+    def step(value_and_grad: ValueAndGrad, state: State, limit: Any, *args: Any) -> State:
+        return jax.vmap(partial(_step, value_and_grad), in_axes=(0, None, *in_axes))(
+            state, limit, *args
+        )
+
+    return Compiled(
+        step=jax.jit(step, static_argnums=0, donate_argnums=1),
+        restart=jax.jit(jax.vmap(restart), donate_argnums=0),
+        outcome=jax.jit(jax.vmap(outcome)),
+    )
+
 
 #: After so many halvings, steps are 1/256 of what was asked for: the fault lies elsewhere.
 MAX_RESTARTS = 8
@@ -278,6 +314,7 @@ def run(
     *args: Any,
     num_steps: int,
     interrupted: threading.Event,
+    compiled: Compiled = SINGLE,
     callback: Callable[[Progress], object] | None = None,
     every: int | None = None,
     seconds_per_chunk: float = 1.0,
@@ -290,58 +327,91 @@ def run(
         *args: pytrees passed on to the function.
         num_steps: evaluations in all, those that the state has seen included.
         interrupted: ends the run after the chunk in flight, once it is set.
+        compiled: `SINGLE`, or `lanes(…)` where all leaves of the state have a leading axis.
         callback: called after each chunk with a `Progress`; a true answer ends the run.
         every: ends a chunk, and so calls the callback, at each multiple of so many evaluations.
         seconds_per_chunk: about how long the host leaves the device alone.
 
     Returns:
-        A `Result`, its history beginning with the first evaluation made here.
+        A `Result`, its history beginning with the first evaluation made here. With lanes, its
+        arrays and the status have a leading axis; where a lane made fewer evaluations than others,
+        the rest of its row has evaluation 0.
     """
-    ring = len(state.history["loss"])
-    first = done = int(state.evaluation)
-    status, restarts = Status(int(state.status)), 0
-    rows: list[dict[str, Array]] = []
+    ring = state.history["loss"].shape[-1]
+    record = _Record()
+    evaluation, status, restarts = np.asarray(state.evaluation), np.asarray(state.status), 0
+    first = done = int(evaluation.max())
     start, n = time.perf_counter(), 1
-
-    def history() -> dict[str, Array]:
-        return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]} if rows else {}
-
-    while done < num_steps and status is Status.OK:
+    # After a restart, a lane has some evaluations to make up for.
+    while (alive := (status == Status.OK) & (evaluation < num_steps)).any():
         before = time.perf_counter()
-        for _ in range(min(n, num_steps - done, every - done % every if every else n)):
-            state = _compiled_step(value_and_grad, state, *args)
-        now, status = int(state.evaluation), Status(int(state.status))
-        slots = np.arange(done, now) % ring
+        left = num_steps - int(evaluation[alive].min())
+        for _ in range(min(n, left, every - done % every if every else n)):
+            state = compiled.step(value_and_grad, state, num_steps, *args)
+        now, status = np.asarray(state.evaluation), np.asarray(state.status)
         seconds = time.perf_counter() - start
-        rows.append(
-            {"evaluation": np.arange(done + 1, now + 1), "seconds": np.full(now - done, seconds)}
-            | {k: np.asarray(state.history[k])[slots] for k in ("loss", *state.history)}
-        )
-        if status is Status.NON_FINITE and restarts < MAX_RESTARTS:
-            state = _compiled_restart(state)
-            status = Status(int(state.status))
-            if status is Status.OK:
+        record.add(evaluation, now, seconds, state.history)
+        made, evaluation = int((now - evaluation).max()), now
+        if (status == Status.NON_FINITE).any() and restarts < MAX_RESTARTS:
+            lost = status
+            state = compiled.restart(state)
+            status = np.asarray(state.status)
+            if (status != lost).any():
                 restarts += 1
                 _log.warning(
                     "evaluation %d led to a point that is not finite: going back to the best one, "
                     "with steps %g times as long",
-                    now,
-                    float(state.step_scale),
+                    evaluation[status != lost].min(),
+                    np.asarray(state.step_scale)[status != lost].min(),
                 )
         # The first chunk may compile and tells nothing about speed.
-        pace = (time.perf_counter() - before) / max(now - done, 1)
+        pace = (time.perf_counter() - before) / max(made, 1)
         n = min(max(int(seconds_per_chunk / pace), 1) if done > first else 2, ring)
-        done = now
+        done = int(evaluation.max())
         if callback is not None:
-            last = {k: float(rows[-1][k][-1]) for k in state.history}
-            loss, x = last.pop("loss"), _compiled_outcome(state)
-            if callback(Progress(done, num_steps, loss, last, seconds, x, history(), state)):
+            last = record.last()
+            loss, x = last.pop("loss"), compiled.outcome(state)
+            if callback(Progress(done, num_steps, loss, last, seconds, x, record.joined(), state)):
                 interrupted.set()
-        if interrupted.is_set() and done < num_steps and status is Status.OK:
-            status = Status.INTERRUPTED
-    if rows and not np.isfinite(float(state.best_loss)):
-        status = Status.NON_FINITE
-    return Result(_compiled_outcome(state), status, history(), state)
+        if interrupted.is_set():
+            halted = (status == Status.OK) & (evaluation < num_steps)
+            status = np.where(halted, Status.INTERRUPTED, status)
+    if record.rows:
+        status = np.where(np.isfinite(state.best_loss), status, Status.NON_FINITE)
+    answer = Status(int(status)) if status.ndim == 0 else status
+    return Result(compiled.outcome(state), answer, record.joined(), state)
+
+
+class _Record:
+    """The history on the host, of one run or of lanes; the last axis is that of evaluations."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Array]] = []
+
+    def add(self, before: Array, now: Array, seconds: float, rings: dict[str, jax.Array]) -> None:
+        """Take what is new out of the state's rings."""
+        index = before[..., None] + np.arange(int((now - before).max()))
+        new = index < now[..., None]
+        row = {
+            "evaluation": np.where(new, index + 1, 0),
+            "seconds": np.full(index.shape, seconds),
+        }
+        for name in ("loss", *rings):
+            values = np.asarray(rings[name])
+            taken = np.take_along_axis(values, index % values.shape[-1], axis=-1)
+            row[name] = np.where(new, taken, np.nan).astype(values.dtype)
+        self.rows.append(row)
+
+    def last(self) -> dict[str, Any]:
+        """Each number of the last evaluation, by lanes if there are any."""
+        names = [k for k in self.rows[-1] if k not in ("evaluation", "seconds")]
+        last = {k: self.rows[-1][k][..., -1] for k in names}
+        return {k: float(v) if v.ndim == 0 else v for k, v in last.items()}
+
+    def joined(self) -> dict[str, Array]:
+        """All rows behind each other."""
+        names = self.rows[0] if self.rows else {}
+        return {k: np.concatenate([row[k] for row in self.rows], axis=-1) for k in names}
 
 
 def minimize(
