@@ -3,30 +3,22 @@
 import argparse
 import logging
 import math
-import operator
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as ProgressBar
 
 import jaxnst
 from jaxnst.animation import check_animation_output, save_animation
 from jaxnst.images import check_output, load_alpha, load_image, save_image
 from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
 from jaxnst.layouts import INPUT_RULES
-from jaxnst.optimize import Progress, Status
+from jaxnst.optimize import Status
 from jaxnst.options import add_recipe_options, number, positive_int, recipe
 from jaxnst.params import (
     bundled_weights,
@@ -37,6 +29,7 @@ from jaxnst.params import (
     show_shape,
 )
 from jaxnst.plot import check_plot_output, save_plot
+from jaxnst.progress import DownloadBar, TransferBar
 from jaxnst.recorder import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
 from jaxnst.transfer import Scale, schedule, style_transfer
 
@@ -176,7 +169,7 @@ def _transfer(options: argparse.Namespace) -> int:
     if options.restart:
         recorder.remove()
     _use_compilation_cache()
-    with _progress(scales, options.quiet) as recorder.show:
+    with _progress(scales, options.quiet) as recorder.show, _terminable() as terminated:
         result = style_transfer(
             content,
             styles,
@@ -196,7 +189,7 @@ def _transfer(options: argparse.Namespace) -> int:
         given = [word for word in options.arguments if word not in ("--resume", "--restart")]
         again = shlex.join(["jaxnst", *given, "--resume"])
         print(f"{summary}, interrupted; this is the picture so far. Go on with\n{again}")
-        return 130
+        return 143 if terminated else 130
     save_image(options.output, result.image, alpha=alpha)
     if options.animation:
         recorder.save_frame(result.image, evaluations + 1)
@@ -212,6 +205,22 @@ def _transfer(options: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """Take SIGTERM, as schedulers send it, for a Ctrl-C; the list that is yielded remembers it."""
+    terminated: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        terminated.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache, unless JAX was told where to keep them."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -219,46 +228,8 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-class _Bar(AbstractContextManager["_Bar"]):
-    """Evaluations, losses and the time left, on the terminal's standard error."""
-
-    def __init__(self, scales: Sequence[Scale]) -> None:
-        self.bar = ProgressBar(
-            TextColumn("{task.fields[evaluations]}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=Console(stderr=True),
-        )
-        # The bar counts pixels, since an evaluation of twice the size takes four times as long.
-        self.pixels = [height * width for (height, width), _ in scales]
-        self.steps = [scale.num_steps for scale in scales]
-        total = sum(map(operator.mul, self.pixels, self.steps))
-        self.task = self.bar.add_task("compiling …", total=total, evaluations="")
-
-    def __enter__(self) -> "_Bar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        scale, begun = progress.state.scale, progress.state.begun
-        earlier = sum(map(operator.mul, self.pixels[:scale], self.steps[:scale]))
-        done = earlier + self.pixels[scale] * (progress.evaluation - begun)
-        terms = "  ".join(f"{name} {value:.4g}" for name, value in progress.terms.items() if value)
-        height, width = progress.x.shape[:2]
-        self.bar.update(
-            self.task,
-            completed=done,
-            evaluations=f"{progress.evaluation}/{progress.num_steps}",
-            description=f"{width}x{height}  loss {progress.loss:.4g}  {terms}",
-        )
-
-
-def _progress(scales: Sequence[Scale], quiet: bool) -> AbstractContextManager[_Bar | None]:
-    return nullcontext() if quiet or not sys.stderr.isatty() else _Bar(scales)
+def _progress(scales: Sequence[Scale], quiet: bool) -> AbstractContextManager[TransferBar | None]:
+    return nullcontext() if quiet or not sys.stderr.isatty() else TransferBar(scales)
 
 
 def _weights_list(options: argparse.Namespace) -> int:
@@ -315,20 +286,8 @@ def _weights_convert(options: argparse.Namespace) -> int:
 
 
 def _weights_fetch(options: argparse.Namespace) -> int:
-    bar = ProgressBar(
-        TextColumn(options.name),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=options.quiet or not sys.stderr.isatty(),
-    )
-    with bar:
-        task = bar.add_task(options.name, total=None)
-
-        def show(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
+    quiet = options.quiet or not sys.stderr.isatty()
+    with nullcontext() if quiet else DownloadBar(options.name) as show:
         path = fetch(KNOWN_FILES[options.name], progress=show)
     print(path)
     return 0
@@ -343,6 +302,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
     except (ValueError, TypeError, OSError) as error:
         print(f"jaxnst: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("jaxnst: there is not enough memory for this; give a smaller --size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         saved = hasattr(options, "output") and is_unfinished(options.output)

@@ -1,6 +1,7 @@
 """What a run of the command line leaves on disk while it goes on, so that nothing is lost."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from jaxnst.objective import LossWeights
 from jaxnst.optimize import Progress
 from jaxnst.pyramid import resize
 from jaxnst.transfer import TransferConfig, TransferState
+
+_log = logging.getLogger(__name__)
 
 #: Frames of an animation, and the long side of each in pixels.
 NUM_FRAMES = 60
@@ -79,8 +82,16 @@ class Recorder:
         if self.frame_every and progress.evaluation % self.frame_every == 0:
             self.save_frame(progress.x, progress.evaluation)
         if self.interval and time.monotonic() - self.saved >= self.interval:
-            self.save()
+            self.try_to_save()
         return self.show(progress) if self.show is not None else None
+
+    def try_to_save(self) -> None:
+        """`save`, but a full disk or the like does not end the run, only this attempt."""
+        try:
+            self.save()
+        except (OSError, ValueError) as error:
+            self.saved = time.monotonic()
+            _log.warning("the state could not be saved, the run goes on: %s", error)
 
     def save(self) -> None:
         """Save the state and the picture so far."""

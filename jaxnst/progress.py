@@ -1,0 +1,76 @@
+"""Bars of progress, on the terminal's standard error."""
+
+import operator
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+
+from jaxnst.optimize import Progress
+from jaxnst.transfer import Scale
+
+
+class TransferBar(AbstractContextManager["TransferBar"]):
+    """Evaluations, losses and the time left of a transfer; a callback."""
+
+    def __init__(self, scales: Sequence[Scale]) -> None:
+        self.bar = ProgressBar(
+            TextColumn("{task.fields[evaluations]}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+        )
+        # The bar counts pixels, since an evaluation of twice the size takes four times as long.
+        self.pixels = [height * width for (height, width), _ in scales]
+        self.steps = [scale.num_steps for scale in scales]
+        total = sum(map(operator.mul, self.pixels, self.steps))
+        self.task = self.bar.add_task("compiling …", total=total, evaluations="")
+
+    def __enter__(self) -> "TransferBar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show a record."""
+        scale, begun = progress.state.scale, progress.state.begun
+        earlier = sum(map(operator.mul, self.pixels[:scale], self.steps[:scale]))
+        done = earlier + self.pixels[scale] * (progress.evaluation - begun)
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in progress.terms.items() if value)
+        height, width = progress.x.shape[:2]
+        self.bar.update(
+            self.task,
+            completed=done,
+            evaluations=f"{progress.evaluation}/{progress.num_steps}",
+            description=f"{width}x{height}  loss {progress.loss:.4g}  {terms}",
+        )
+
+
+class DownloadBar(AbstractContextManager["DownloadBar"]):
+    """Bytes and the time left of a download; called with both."""
+
+    def __init__(self, name: str) -> None:
+        self.bar = ProgressBar(
+            TextColumn(name),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task(name, total=None)
+
+    def __enter__(self) -> "DownloadBar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Show how far it is."""
+        self.bar.update(self.task, completed=done, total=total)
