@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ def make_tree(seed=0):
     random = np.random.default_rng(seed)
     return {
         "leaves": [
-            jnp.asarray(random.normal(size=(5, 7, 3)), jnp.float32),
+            jnp.asarray(random.normal(size=(40, 50, 3)), jnp.float32),
             np.float32(random.normal()),
             np.array(7, np.int32),
             np.array([np.nan, -0.0, np.inf, 1e-40], np.float32),
@@ -56,9 +57,33 @@ def check_refused(folder, *parts, mark=MARK):
         assert part in message
 
 
+def damage(folder, how):
+    for path in folder.rglob("*"):
+        if path.is_file() and how == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif path.is_file() and how == "removed":
+            path.unlink()
+        elif path.is_file():
+            path.write_bytes(b"")
+
+
+# --- there and back ----------------------------------------------------------------------------
+
+
 def test_the_same_bits_come_back(tmp_path):
     save(tmp_path / "state", 3, make_tree(), MARK)
     check_same(restore(tmp_path / "state", MARK), make_tree())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "int32", "uint32", "bool"])
+def test_all_types_and_no_axes(tmp_path, dtype):
+    values = np.random.default_rng(0).integers(0, 2, (3, 2)).astype(jnp.dtype(dtype))
+    expected = [values, values[0, 0]]
+    save(tmp_path, 1, {"leaves": expected}, MARK)
+    for found, leaf in zip(restore(tmp_path, MARK)["leaves"], expected, strict=True):
+        found = np.asarray(found)
+        assert (found.shape, found.dtype) == (leaf.shape, leaf.dtype)
+        assert found.tobytes() == leaf.tobytes()
 
 
 def test_the_newest_comes_back_and_two_are_kept(tmp_path):
@@ -66,6 +91,14 @@ def test_the_newest_comes_back_and_two_are_kept(tmp_path):
         save(tmp_path, step, make_tree(step), MARK)
     check_same(restore(tmp_path, MARK), make_tree(20))
     assert steps(tmp_path) == ["10", "20"]
+
+
+def test_to_restore_changes_nothing(tmp_path):
+    save(tmp_path, 1, make_tree(), MARK)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    restore(tmp_path, MARK)
+    check_refused(tmp_path, mark={})
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_what_differs_is_named(tmp_path):
@@ -77,6 +110,26 @@ def test_what_differs_is_named(tmp_path):
     check_same(restore(tmp_path, MARK), make_tree())
 
 
+def test_remove(tmp_path):
+    save(tmp_path / "state", 1, make_tree(), MARK)
+    remove(tmp_path / "state")
+    remove(tmp_path / "state")
+    assert steps(tmp_path) == []
+
+
+def test_half_a_removed_state_is_none(tmp_path, monkeypatch):
+    save(tmp_path / "state", 1, make_tree(), MARK)
+    with monkeypatch.context() as patch:  # killed before the first file is removed
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        remove(tmp_path / "state")
+    assert steps(tmp_path) != [] and not has_checkpoint(tmp_path / "state")
+    remove(tmp_path / "state")
+    assert steps(tmp_path) == []
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+
 def test_a_folder_without_a_state_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         assert not has_checkpoint(folder)
@@ -84,25 +137,72 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
     assert steps(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "emptied"])
-def test_a_damaged_state_is_refused(tmp_path, damage):
+@pytest.mark.parametrize("how", ["cut", "removed", "emptied"])
+@pytest.mark.parametrize(
+    "part", ["1", "1/about", "1/state", "1/state/d", "1/state/ocdbt.process_0"]
+)
+def test_a_damaged_state_is_refused(tmp_path, capfd, part, how):
     save(tmp_path, 1, make_tree(), MARK)
     assert has_checkpoint(tmp_path)
-    for path in (tmp_path / "1").rglob("*"):
-        if path.is_file() and damage == "cut":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        elif path.is_file() and damage == "removed":
-            path.unlink()
-        elif path.is_file():
-            path.write_bytes(b"")
+    damage(tmp_path / part, how)
+    check_refused(tmp_path, "cannot be read")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_flipped_bit_is_seen(tmp_path):
+    save(tmp_path, 1, make_tree(), MARK)
+    files = [path for path in (tmp_path / "1/state").rglob("*") if path.is_file()]
+    data = max(files, key=lambda path: path.stat().st_size)
+    flipped = bytearray(data.read_bytes())
+    # Noise is stored as it is, so this is in the middle of an array.
+    flipped[len(flipped) // 3] ^= 1
+    data.write_bytes(flipped)
     check_refused(tmp_path, "cannot be read")
 
 
-def test_remove(tmp_path):
-    save(tmp_path / "state", 1, make_tree(), MARK)
-    remove(tmp_path / "state")
-    remove(tmp_path / "state")
-    assert steps(tmp_path) == []
+def test_the_state_before_a_damaged_one_serves(tmp_path, caplog):
+    for step in (10, 20):
+        save(tmp_path, step, make_tree(step), MARK)
+    damage(tmp_path / "20", "cut")
+    check_same(restore(tmp_path, MARK), make_tree(10))
+    (message,) = caplog.messages
+    assert "state 20" in message and "earlier" in message and "\n" not in message
+    # And what goes on from there takes the place of the damaged one.
+    save(tmp_path, 15, make_tree(15), MARK)
+    check_same(restore(tmp_path, MARK), make_tree(15))
+    assert steps(tmp_path) == ["10", "15"]
+
+
+def test_what_a_killed_save_left_is_cleaned_up(tmp_path):
+    save(tmp_path, 1, make_tree(), MARK)
+    shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+    check_same(restore(tmp_path, MARK), make_tree())
+    save(tmp_path, 3, make_tree(3), MARK)
+    check_same(restore(tmp_path, MARK), make_tree(3))
+    assert steps(tmp_path) == ["1", "3"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_state(tmp_path, capfd):
+    resource = pytest.importorskip("resource")
+    save(tmp_path, 1, make_tree(), MARK)
+    large = {"leaves": [np.random.default_rng(0).random(10**6)]}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, hard))
+    try:
+        for step in (2, 3, 4):
+            with pytest.raises(OSError, match="File too large") as caught:
+                save(tmp_path, step, large, MARK)
+            assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capfd.readouterr() == ("", "")
+    assert len(steps(tmp_path)) <= 2  # what failed does not pile up
+    check_same(restore(tmp_path, MARK), make_tree())
+    save(tmp_path, 2, large, MARK)
+    assert steps(tmp_path) == ["1", "2"]
+
+
+# --- digest ------------------------------------------------------------------------------------
 
 
 def test_digest_sees_everything():
@@ -118,12 +218,28 @@ def test_digest_sees_everything():
         {"a": base},
         {"b": base},
         (base, base),
+        [base[:3], base[3:]],
+        base[:1],
+        base[0],
+        base[:0],
+        base[:0].reshape(0, 2),
+        base.astype(jnp.bfloat16),
+        base.astype(np.float16),
     ]
     digests = [digest(tree) for tree in (base, *others)]
     assert len(set(digests)) == len(digests)
     assert digest(jnp.asarray(base)) == digest(base) == digest(base.copy())
     turned = np.asfortranarray(base.reshape(2, 3))
     assert digest(turned) == digest(base.reshape(2, 3))
+    assert digest(base[::-1]) == digest(base[::-1].copy()) != digest(base)
+
+
+def test_digest_tells_zeros_and_nans_apart_by_their_bits():
+    assert digest(np.float32(0.0)) != digest(np.float32(-0.0))
+    assert digest(np.float32(np.nan)) == digest(np.float32(np.nan))
+
+
+# --- killed ------------------------------------------------------------------------------------
 
 
 SAVE_ON_AND_ON = """
