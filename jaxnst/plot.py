@@ -63,7 +63,8 @@ def plot_history(history: dict[str, np.ndarray[Any, Any]]) -> Any:
     if np.isfinite(losses).any():
         left.set_ylim(bottom=np.nanmin(losses) / 300)  # a content term that begins at 0 is below
     right.set(xlabel="seconds")
-    left.legend(loc="upper right")
+    if left.get_legend_handles_labels()[0]:  # none without a loss that is finite
+        left.legend(loc="upper right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     return figure
