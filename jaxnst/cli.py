@@ -6,6 +6,7 @@ import math
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ import jax
 
 import jaxnst
 from jaxnst.animation import check_animation_output, save_animation
-from jaxnst.images import check_output, load_alpha, load_image, save_image
+from jaxnst.images import check_output, load_alpha, load_image
 from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
 from jaxnst.layouts import INPUT_RULES
 from jaxnst.optimize import Status
@@ -31,13 +32,16 @@ from jaxnst.params import (
 from jaxnst.plot import check_plot_output, save_plot
 from jaxnst.progress import DownloadBar, TransferBar
 from jaxnst.recorder import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
-from jaxnst.transfer import Scale, schedule, style_transfer
+from jaxnst.transfer import Scale, TransferResult, schedule, style_transfer
 
 DEMO = Path(__file__).parent / "demo"
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose every complaint is one line and exit status 2."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)  # so that an option has one spelling
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
@@ -137,11 +141,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 def _transfer(options: argparse.Namespace) -> int:
     """Run `jaxnst transfer` or `jaxnst demo`; returns the exit status."""
     config, weights = recipe(options)
-    check_output(options.output)
-    if options.animation:
-        check_animation_output(options.animation)
-    if options.plot:
-        check_plot_output(options.plot)
+    _check_outputs(options)
     if is_unfinished(options.output) and not (options.resume or options.restart):
         raise ValueError(
             f"{run_folder(options.output)} holds an unfinished run: add --resume to go on with it, "
@@ -166,55 +166,88 @@ def _transfer(options: argparse.Namespace) -> int:
         frame_every=frame_every,
     )
     resume = recorder.resume() if options.resume else None
-    if options.restart:
-        recorder.remove()
+    if resume is None:
+        recorder.remove()  # frames of a run that was killed before its first state, too
     _use_compilation_cache()
-    with _progress(scales, options.quiet) as recorder.show, _terminable() as terminated:
-        result = style_transfer(
-            content,
-            styles,
-            params=params,
-            weights=weights,
-            config=config,
-            resume=resume,
-            callback=recorder,
-            every=math.gcd(*every) if every else None,
-        )
-    evaluations, least = len(result.history["loss"]), min(result.history["loss"])
+    with recorder.at_work():
+        with _progress(scales, options.quiet) as recorder.show, _terminable() as terminated:
+            result = style_transfer(
+                content,
+                styles,
+                params=params,
+                weights=weights,
+                config=config,
+                resume=resume,
+                callback=lambda progress: recorder(progress) or terminated.is_set(),
+                every=math.gcd(*every) if every else None,
+            )
+        if result.status is Status.INTERRUPTED:
+            return _interrupted(options, result, recorder, 143 if terminated.is_set() else 130)
+        return _finished(options, result, recorder)
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse what cannot be written, and what would overwrite an input or another output."""
+    check_output(options.output)
+    if options.animation:
+        check_animation_output(options.animation)
+    if options.plot:
+        check_plot_output(options.plot)
+    taken = {path.resolve() for path in (options.content, *options.style)}
+    for path in filter(None, (options.output, options.animation, options.plot)):
+        if path.resolve() in taken:
+            raise ValueError(f"{str(path)!r} is named twice: give each output a name of its own")
+        taken.add(path.resolve())
+
+
+def _interrupted(
+    options: argparse.Namespace, result: TransferResult, recorder: Recorder, status: int
+) -> int:
+    """Save what there is, and say how to go on; returns the exit status."""
+    recorder.save()
+    text = f"{_summary(options, result)}, interrupted; this is the picture so far"
+    if is_unfinished(options.output):
+        command, *given = options.arguments
+        given = [word for word in given if word not in ("--resume", "--restart")]
+        text += ". Go on with\n" + shlex.join(["jaxnst", command, "--resume", *given])
+    print(text)
+    return status
+
+
+def _finished(options: argparse.Namespace, result: TransferResult, recorder: Recorder) -> int:
+    """Save all that was asked for; returns the exit status."""
+    evaluations = len(result.history["loss"])
     if result.status is Status.NON_FINITE and not evaluations > 1:
         raise ValueError("the loss is not finite at the first image; use smaller weights")
-    summary = f"{options.output}: loss {least:.4g} after {evaluations} evaluations"
-    if result.status is Status.INTERRUPTED:
-        recorder.save()
-        given = [word for word in options.arguments if word not in ("--resume", "--restart")]
-        again = shlex.join(["jaxnst", *given, "--resume"])
-        print(f"{summary}, interrupted; this is the picture so far. Go on with\n{again}")
-        return 143 if terminated else 130
-    save_image(options.output, result.image, alpha=alpha)
+    recorder.save_picture(options.output, result.image)
     if options.animation:
         recorder.save_frame(result.image, evaluations + 1)
-        save_animation(options.animation, recorder.frames())
+        recorder.put(options.animation, lambda path: save_animation(path, recorder.frames()))
     if options.plot:
-        save_plot(options.plot, result.history)
+        recorder.put(options.plot, lambda path: save_plot(path, result.history))
     recorder.remove()
     note = {
         Status.CONVERGED: ", converged",
         Status.NON_FINITE: ", stopped where the loss was no longer finite",
     }
-    print(summary + note.get(result.status, ""))
+    print(_summary(options, result) + note.get(result.status, ""))
     return 0
 
 
+def _summary(options: argparse.Namespace, result: TransferResult) -> str:
+    losses = result.history["loss"]
+    return f"{options.output}: loss {min(losses):.4g} after {len(losses)} evaluations"
+
+
 @contextmanager
-def _terminable() -> Iterator[list[int]]:
-    """Take SIGTERM, as schedulers send it, for a Ctrl-C; the list that is yielded remembers it."""
-    terminated: list[int] = []
-
-    def handle(number: int, _: object) -> None:
-        terminated.append(number)
-        signal.raise_signal(signal.SIGINT)
-
-    previous = signal.signal(signal.SIGTERM, handle)
+def _terminable() -> Iterator[threading.Event]:
+    """SIGTERM, as schedulers send it, sets the event that is yielded, and no more."""
+    terminated = threading.Event()
+    previous = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
+        yield terminated
+        return
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     try:
         yield terminated
     finally:
@@ -224,7 +257,8 @@ def _terminable() -> Iterator[list[int]]:
 def _use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache, unless JAX was told where to keep them."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        folder = cache_dir() / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
@@ -303,8 +337,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"jaxnst: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         print("jaxnst: there is not enough memory for this; give a smaller --size", file=sys.stderr)
         return 2

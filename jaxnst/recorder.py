@@ -2,8 +2,10 @@
 
 import dataclasses
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 import jaxnst
 from jaxnst import checkpoint
+from jaxnst.files import replacing
 from jaxnst.images import load_image, save_image
 from jaxnst.objective import LossWeights
 from jaxnst.optimize import Progress
@@ -73,40 +76,48 @@ class Recorder:
         return run_folder(self.output)
 
     def __call__(self, progress: Progress) -> object:
-        """Save what is due."""
-        self.latest = progress
+        """Save what is due; nothing is before a loss was finite."""
+        if np.isfinite(progress.history["loss"]).any():
+            self.latest = progress
+            self.save_what_is_due(progress)
+        return self.show(progress) if self.show is not None else None
+
+    def save_what_is_due(self, progress: Progress) -> None:
+        """Save the picture, the frame and the state whose time has come."""
         if self.save_every and progress.evaluation % self.save_every == 0:
             digits = len(str(progress.num_steps))
             name = f"{self.output.stem}_{progress.evaluation:0{digits}}{self.output.suffix}"
-            self.save_picture(self.output.with_name(name))
+            _attempt(self.save_picture, self.output.with_name(name), progress.x)
         if self.frame_every and progress.evaluation % self.frame_every == 0:
-            self.save_frame(progress.x, progress.evaluation)
+            _attempt(self.save_frame, progress.x, progress.evaluation)
         if self.interval and time.monotonic() - self.saved >= self.interval:
-            self.try_to_save()
-        return self.show(progress) if self.show is not None else None
-
-    def try_to_save(self) -> None:
-        """`save`, but a full disk or the like does not end the run, only this attempt."""
-        try:
             self.save()
-        except (OSError, ValueError) as error:
-            self.saved = time.monotonic()
-            _log.warning("the state could not be saved, the run goes on: %s", error)
 
     def save(self) -> None:
         """Save the state and the picture so far."""
         if self.latest is None:
             return
-        self.folder.mkdir(exist_ok=True)
         state = self.latest.state._asdict()
-        checkpoint.save(self.folder / "state", self.latest.evaluation, state, self.fingerprint)
-        self.save_picture(self.output)
+        where = self.folder / "state"
+        _attempt(checkpoint.save, where, self.latest.evaluation, state, self.fingerprint)
+        _attempt(self.save_picture, self.output, self.latest.x)
         self.saved = time.monotonic()
 
-    def save_picture(self, path: Path) -> None:
-        """Save the picture so far, enlarged to its final shape."""
-        assert self.latest is not None
-        save_image(path, resize(self.latest.x, *self.shape), alpha=self.alpha)
+    def save_picture(self, path: Path, image: Any) -> None:
+        """Save a picture, enlarged to its final shape."""
+        image = resize(image, *self.shape)
+        self.put(path, lambda beside: save_image(beside, image, alpha=self.alpha))
+
+    def put(self, path: Path, write: Callable[[Path], object]) -> None:
+        """Have a file written within the run's folder, then put it in its place.
+
+        So no stray half of a file lies in the user's folder if the process is killed.
+        """
+        whole = self.folder / "new" / path.name
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        write(whole)
+        with replacing(path) as beside:
+            shutil.move(whole, beside)
 
     def save_frame(self, image: Any, evaluation: int) -> None:
         """Save a frame, without loss, for the animation at the end."""
@@ -129,9 +140,23 @@ class Recorder:
         """
         return TransferState(**checkpoint.restore(self.folder / "state", self.fingerprint))
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Make the folder; at the end it is removed, unless there is a state to go on from."""
+        self.folder.mkdir(exist_ok=True)
+        try:
+            yield
+        finally:
+            if not is_unfinished(self.output):
+                self.remove()
+
     def remove(self) -> None:
-        """Remove the unfinished run."""
-        checkpoint.remove(self.folder)
+        """Remove the unfinished run, and nothing else that someone may have put there."""
+        checkpoint.remove(self.folder / "state")
+        for name in ("frames", "new"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        with suppress(OSError):  # not there, or not empty
+            self.folder.rmdir()
 
 
 def run_folder(output: Path) -> Path:
@@ -142,3 +167,11 @@ def run_folder(output: Path) -> Path:
 def is_unfinished(output: Path) -> bool:
     """Whether there is a state to go on from."""
     return checkpoint.has_checkpoint(run_folder(output) / "state")
+
+
+def _attempt(save: Callable[..., object], *args: Any) -> None:
+    """A full disk or the like does not end a run: what cannot be saved may be so the next time."""
+    try:
+        save(*args)
+    except (OSError, ValueError) as error:
+        _log.warning("%s", " ".join(str(error).split()))

@@ -1,7 +1,7 @@
 """Real weights and small real pictures."""
 
-import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -38,11 +38,12 @@ def ctrl_c() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder of the session's own, so that the user's is left alone."""
     folder = tmp_path_factory.mktemp("cache")
-    os.environ["JAXNST_CACHE"] = str(folder)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXNST_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

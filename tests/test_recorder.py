@@ -1,0 +1,207 @@
+"""What a run leaves on disk meanwhile, told by records that no transfer made."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxnst import checkpoint, preset, recorder
+from jaxnst.optimize import Progress
+from jaxnst.recorder import Recorder, fingerprint_of, is_unfinished
+from jaxnst.transfer import TransferState
+
+SHAPE = (24, 32)
+
+
+def make_progress(evaluation, num_steps=200, shape=SHAPE, loss=1.0):
+    image = jnp.full((*shape, 3), evaluation / num_steps)
+    history = {"loss": np.full(evaluation, loss)}
+    state = TransferState(0, 0, [image], history)
+    return Progress(evaluation, num_steps, loss, {}, 1.0, image, history, state)
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(**options):
+        options = {"interval": 0} | options
+        return Recorder(tmp_path / "out.png", SHAPE, {"content": "a"}, **options)
+
+    return make
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- the fingerprint ---------------------------------------------------------------------------
+
+CONFIG, WEIGHTS = preset("pastiche")
+PARTS = {
+    "content": np.zeros((4, 4, 3), np.float32),
+    "styles": [np.zeros((4, 4, 3), np.float32)],
+    "params": {"conv1_1": {"bias": np.zeros(3, np.float32)}},
+    "weights": WEIGHTS,
+    "config": CONFIG,
+}
+
+
+def changed(**parts):
+    one, other = fingerprint_of(**PARTS), fingerprint_of(**PARTS | parts)
+    assert one.keys() == other.keys()
+    return {name for name in one if one[name] != other[name]}
+
+
+def test_the_same_parts_have_the_same_fingerprint():
+    copies = {"content": PARTS["content"].copy(), "styles": [jnp.asarray(PARTS["styles"][0])]}
+    assert changed(**copies) == set()
+    assert all(isinstance(value, str) for value in fingerprint_of(**PARTS).values())
+
+
+def test_the_fingerprint_names_what_changed():
+    assert changed(content=PARTS["content"] + 1) == {"content"}
+    assert changed(styles=PARTS["styles"] * 2) == {"style"}
+    assert changed(params={"conv1_1": {"bias": np.ones(3, np.float32)}}) == {"params"}
+    assert changed(weights=WEIGHTS._replace(style=3.0)) == {"style_weight"}
+    assert changed(weights=WEIGHTS._replace(style_layers={"relu1_1": 1.0})) == {
+        "style_layers_weight"
+    }
+
+
+@pytest.mark.parametrize("name", ["num_steps", "seed", "pooling", "style_layers", "beta2", "dtype"])
+def test_the_fingerprint_has_the_settings_by_the_names_of_their_options(name):
+    assert name in fingerprint_of(**PARTS)
+
+
+def test_other_versions_are_others(monkeypatch):
+    before = fingerprint_of(**PARTS)
+    monkeypatch.setattr(recorder.jaxnst, "__version__", "0.0.0")
+    after = fingerprint_of(**PARTS)
+    assert {name for name in before if before[name] != after[name]} == {"version of jaxnst"}
+
+
+# --- pictures and frames -----------------------------------------------------------------------
+
+
+def test_pictures_are_numbered_and_have_the_final_shape(make, tmp_path):
+    record = make(save_every=50)
+    for evaluation in (1, 49, 50, 51, 150):
+        record(make_progress(evaluation, shape=(12, 16)))
+    record(make_progress(200))
+    assert names(tmp_path) == ["out.png.run", "out_050.png", "out_150.png", "out_200.png"]
+    for name in ("out_050.png", "out_150.png", "out_200.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (32, 24)
+            value = int(name[4:7]) / 200 * 255
+            assert np.abs(np.asarray(picture) - value).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((24, 32), (24, 32)), ((400, 2000), (102, 512)), ((1, 4000), (1, 512)), ((512, 9), (512, 9))],
+)
+def test_frames_of_large_pictures_are_small(make, shape, expected):
+    record = make(frame_every=10)
+    record.shape = shape
+    for evaluation in (5, 10, 100):
+        record(make_progress(evaluation, shape=(12, 16)))
+    frames = list(record.frames())
+    assert [frame.shape for frame in frames] == [(*expected, 3)] * 2
+    assert frames[0].mean() < frames[1].mean()  # in their order
+
+
+# --- states ------------------------------------------------------------------------------------
+
+
+def test_states_are_saved_at_intervals(make, monkeypatch):
+    now, saved = [0.0], []
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "save", lambda _, step, *__: saved.append(step))
+    record = make(interval=10, saved=0.0)
+    for i in range(1, 8):
+        now[0] += 4
+        record(make_progress(i))
+    assert saved == [3, 6]
+    record = make(interval=0)
+    now[0] += 1000
+    record(make_progress(9))
+    assert saved == [3, 6]
+    record.save()
+    assert saved == [3, 6, 9]
+
+
+def test_nothing_is_saved_before_a_loss_was_finite(make, tmp_path):
+    record = make(interval=1e-9, save_every=1, frame_every=1)
+    record(make_progress(1, loss=float("nan")))
+    record.save()
+    assert names(tmp_path) == []
+
+
+def test_a_state_comes_back(make):
+    record = make()
+    progress = make_progress(7)
+    record(progress)
+    record.save()
+    assert is_unfinished(record.output)
+    state = make().resume()
+    np.testing.assert_array_equal(state.leaves[0], progress.state.leaves[0])
+    np.testing.assert_array_equal(state.history["loss"], progress.history["loss"])
+    assert (int(state.scale), int(state.begun)) == (0, 0)
+    other = make()
+    other.fingerprint = {"content": "b"}
+    with pytest.raises(ValueError, match="other content"):
+        other.resume()
+
+
+def test_the_other_callback_is_called_and_can_end_the_run(make):
+    seen = []
+    progress = make_progress(3)
+    assert make(show=lambda record: seen.append(record))(progress) is None
+    assert make(show=lambda record: True)(progress) is True
+    assert seen == [progress]
+
+
+def test_the_folder_stays_only_with_a_state(make, tmp_path):
+    record = make(frame_every=1, save_every=1)
+    with record.at_work():
+        assert record.folder.is_dir()
+        record(make_progress(1))
+    assert names(tmp_path) == ["out_001.png"]
+    with pytest.raises(KeyboardInterrupt), record.at_work():
+        record(make_progress(1))
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["out_001.png"]
+    with record.at_work():
+        record(make_progress(1))
+        record.save()
+    assert names(record.folder) == ["frames", "new", "state"]
+    record.remove()
+    assert not record.folder.exists()
+
+
+@pytest.mark.parametrize("error", [OSError("no\nspace"), ValueError("no space")], ids=repr)
+def test_what_cannot_be_saved_is_told(make, tmp_path, monkeypatch, caplog, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(recorder, "save_image", fail)
+    record = make(interval=1e-9, save_every=1, frame_every=1)
+    record(make_progress(1))
+    assert caplog.messages == [" ".join(str(error).split())] * 3
+    assert names(tmp_path) == ["out.png.run"] and is_unfinished(record.output)
+
+
+def test_a_file_appears_only_when_it_is_whole(make, tmp_path):
+    record = make()
+    (tmp_path / "a.txt").write_text("old")
+
+    def write(path: Path):
+        path.write_text("new")
+        assert path.parent.parent == record.folder and path.name == "a.txt"
+        assert (tmp_path / "a.txt").read_text() == "old"
+        assert names(tmp_path) == ["a.txt", "out.png.run"]
+
+    record.put(tmp_path / "a.txt", write)
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert names(record.folder / "new") == []
