@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -260,6 +261,23 @@ def _use_compilation_cache() -> None:
         folder = cache_dir() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        _empty_when_damaged(folder)
+
+
+def _empty_when_damaged(folder: Path) -> None:
+    """Start a cache of JAX anew where a process was killed while it wrote to it.
+
+    JAX only warns of a program that it cannot read, each time again, and never replaces it.
+    """
+    show = warnings.showwarning
+
+    def empty(message: Warning | str, *args: Any, **options: Any) -> None:
+        if "reading persistent compilation cache" not in str(message):
+            return show(message, *args, **options)
+        for path in folder.glob("*"):
+            path.unlink(missing_ok=True)
+
+    warnings.showwarning = empty
 
 
 def _progress(scales: Sequence[Scale], quiet: bool) -> AbstractContextManager[TransferBar | None]:
