@@ -1,5 +1,8 @@
 """Moving pictures: frames, durations, colours."""
 
+from pathlib import Path
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,6 +48,22 @@ def test_one_frame(tmp_path, suffix):
         assert picture.size == (32, 24)
 
 
+@SUFFIXES
+def test_equal_frames_take_their_time(tmp_path, suffix):
+    first, last = make_frames(2)
+    save_animation(tmp_path / f"a{suffix}", [first, first, last, last], milliseconds=50, hold=700)
+    frames, durations, _ = read(tmp_path / f"a{suffix}")
+    assert sum(durations) == 3 * 50 + 700  # though such frames may be joined
+    for found, frame in ((frames[0], first), (frames[-1], last)):
+        assert np.abs(found - frame).mean() < 0.05
+
+
+def test_arrays_of_jax_will_do(tmp_path):
+    frames = [jnp.asarray(frame, jnp.float32) for frame in make_frames(2)]
+    save_animation(tmp_path / "a.gif", frames)
+    assert len(read(tmp_path / "a.gif")[0]) == 2
+
+
 def test_values_outside_are_clipped(tmp_path):
     save_animation(tmp_path / "a.webp", [np.full((8, 8, 3), 1.5), np.full((8, 8, 3), -0.5)])
     light, dark = read(tmp_path / "a.webp")[0]
@@ -62,12 +81,27 @@ def test_frames_that_do_not_serve_leave_the_old_file(tmp_path, frames, part):
     assert (tmp_path / "a.gif").read_text() == "old"
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, suffix):
+    def fail(self, path, *_, **__):
+        Path(path).write_text("half")
+        raise OSError("no space")
+
+    target = tmp_path / f"a{suffix}"
+    target.write_text("old")
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_animation(target, make_frames(2))
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [("a.png", ValueError), ("a", ValueError), ("none/a.gif", FileNotFoundError)],
 )
 def test_paths_that_do_not_serve(tmp_path, name, error):
-    with pytest.raises(error):
-        check_animation_output(tmp_path / name)
-    with pytest.raises(error):
-        save_animation(tmp_path / name, make_frames(1))
+    for write in (check_animation_output, lambda path: save_animation(path, make_frames(1))):
+        with pytest.raises(error) as caught:
+            write(tmp_path / name)
+        assert len(str(caught.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -2,9 +2,12 @@
 
 import importlib.util
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from jaxnst import minimize
 from jaxnst.plot import check_plot_output, plot_history, save_plot
 
 
@@ -43,9 +46,37 @@ def test_a_change_of_scale_is_marked():
     assert [text.get_text() for text in left.texts] == ["32 px", "64 px"]
 
 
+def test_one_scale_has_no_dashed_line():
+    for axes in plot_history(make_history(sizes=(48,))).axes:
+        assert not [line for line in axes.lines if line.get_linestyle() == "--"]
+
+
 def test_a_history_of_minimize_has_no_sizes():
-    left, _ = plot_history(make_history(sizes=())).axes
-    assert not left.texts and len(curves(left)) == 3
+    def value_and_grad(x):
+        return ((x**2).sum(), {"height": x[0] ** 2, "width": x[1] ** 2}), 2 * x
+
+    history = minimize(
+        value_and_grad, jnp.array([1.0, 2.0]), optimizer=optax.sgd(0.1), num_steps=5
+    ).history
+    left, right = plot_history(history).axes
+    assert curves(left).keys() == {"loss", "height", "width"} and not left.texts
+    assert len(right.lines[0].get_xdata()) == 5
+
+
+def test_a_term_that_begins_at_0_does_not_stretch_the_axis():
+    history = make_history()
+    history["content"][0], history["content"][1] = 0, 1e-30
+    left, _ = plot_history(history).axes
+    assert 1 < left.get_ylim()[0] < history["loss"].min()
+
+
+def test_single_losses_of_nan_are_left_out():
+    history = make_history()
+    history["loss"][2] = np.nan
+    left, right = plot_history(history).axes
+    for axes in (left, right):
+        assert np.isfinite(axes.get_ylim()).all()
+        assert np.isnan(axes.lines[0].get_ydata()).sum() == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
@@ -65,6 +96,14 @@ def test_losses_that_are_never_finite_or_never_above_0():
         for name in ("loss", "content", "style"):
             history[name] = np.full(3, value)
         plot_history(history).canvas.draw()
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    target = tmp_path / "a.png"
+    target.write_text("old")
+    with pytest.raises(KeyError):
+        save_plot(target, {"evaluation": np.arange(3)})
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
 
 
 def test_matplotlib_is_asked_for(monkeypatch):
