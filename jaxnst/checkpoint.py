@@ -57,12 +57,12 @@ def save(
     folder = Path(folder)
     arrays = jax.tree.map(np.asarray, tree)
     about = {"fingerprint": fingerprint, "digest": digest(arrays)}
+    _remove_unfinished(folder)
     try:
         for later in _steps(folder):
             if later >= step:  # damaged, if the run went on from an earlier one
                 shutil.rmtree(folder / str(later))
-        # A save that was cut off or failed has left a folder that only takes up room.
-        with _manager(folder, cleanup_tmp_directories=True) as manager:
+        with _manager(folder) as manager:
             manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -70,6 +70,7 @@ def save(
                 ),
             )
     except Exception as error:  # of many kinds
+        _remove_unfinished(folder)  # but for what threads that are left over still write
         raise OSError(f"{str(folder)!r} cannot be written to: {_reason(error)}") from error
 
 
@@ -82,7 +83,6 @@ def restore(folder: str | PathLike[str], fingerprint: Fingerprint) -> dict[str, 
     """
     import orbax.checkpoint as ocp
 
-    _ignore_abandoned_futures()
     folder, reasons = Path(folder), []
     args = ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
     for step in sorted(_steps(folder), reverse=True):
@@ -124,8 +124,15 @@ def remove(folder: str | PathLike[str]) -> None:
 
 
 def _steps(folder: Path) -> list[int]:
-    # A save that was cut off has a name that is no number.
+    # A save that was cut off has a name that is no number, see below.
     return [int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdecimal()]
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what saves that failed or were cut off have left, which only takes up room."""
+    for path in folder.glob("*"):
+        if not path.name.isdecimal():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -133,6 +140,7 @@ def _manager(folder: Path, **options: Any) -> Iterator[Any]:
     """Orbax's manager. What it raises it logs too, tracebacks and all, hence without its log."""
     import orbax.checkpoint as ocp
 
+    _ignore_abandoned_futures()
     logger = logging.getLogger("absl")
     disabled, logger.disabled = logger.disabled, True
     try:
@@ -155,7 +163,7 @@ def _reason(error: Exception) -> str:
 
 @cache
 def _ignore_abandoned_futures() -> None:
-    """Once one array cannot be read, reads of others complain into the void; let them."""
+    """Once one array cannot be read or written, the others complain to nobody; let them."""
     hook = sys.unraisablehook
 
     def ignore(unraisable: Any) -> None:

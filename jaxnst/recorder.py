@@ -97,10 +97,9 @@ class Recorder:
         """Save the state and the picture so far."""
         if self.latest is None:
             return
-        state = self.latest.state._asdict()
-        where = self.folder / "state"
-        _attempt(checkpoint.save, where, self.latest.evaluation, state, self.fingerprint)
+        state, where = self.latest.state._asdict(), self.folder / "state"
         _attempt(self.save_picture, self.output, self.latest.x)
+        _attempt(checkpoint.save, where, self.latest.evaluation, state, self.fingerprint)
         self.saved = time.monotonic()
 
     def save_picture(self, path: Path, image: Any) -> None:
