@@ -44,7 +44,8 @@ def plot_history(history: dict[str, np.ndarray[Any, Any]]) -> Any:
         if np.isfinite(values).any():
             width = 2 if name == "loss" else 1
             left.plot(evaluation, values, label=name, linewidth=width, zorder=3 - width)
-    right.plot(history["seconds"], np.where(history["loss"] > 0, history["loss"], np.nan))
+    losses = np.where(history["loss"] > 0, history["loss"], np.nan)
+    right.plot(history["seconds"], losses)
     starts = [0, *(np.flatnonzero(np.diff(sizes)) + 1)] if len(sizes) else []
     for start in starts:
         for axes, places in ((left, evaluation), (right, history["seconds"])):
@@ -58,10 +59,12 @@ def plot_history(history: dict[str, np.ndarray[Any, Any]]) -> Any:
             textcoords="offset points",
             color="0.4",
         )
-    floor = np.nanmin(right.lines[0].get_ydata()) / 300  # a content term that begins at 0 is below
-    left.set(yscale="log", xlabel="evaluations", ylabel="loss", ylim=(floor, None))
+    left.set(yscale="log", xlabel="evaluations", ylabel="loss")
+    if np.isfinite(losses).any():
+        left.set_ylim(bottom=np.nanmin(losses) / 300)  # a content term that begins at 0 is below
     right.set(xlabel="seconds")
-    left.legend(loc="upper right")
+    if left.lines:
+        left.legend(loc="upper right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     return figure

@@ -1,5 +1,6 @@
 """Real weights and small real pictures."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import pytest
 
 import jaxnst
+from jaxnst import cli
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
 
@@ -33,3 +35,17 @@ def ctrl_c() -> None:
     """Ctrl-C as in a terminal; a shell's background jobs, such as a CI's, begin by ignoring it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of the session's own, so that the user's is left alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["JAXNST_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX's setting is the process's, so a command called in this process leaves it alone."""
+    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
