@@ -166,7 +166,7 @@ def _make_optimizer(
     # Cached, since a new optimiser object would compile the loop anew.
     if name == "lbfgs":
         # Departs from Gatys' L-BFGS by its first metric and by lengths for images in [0, 1]; see
-        # benchmarks/README.md for what they are worth.
+        # benchmarks/convergence.py for what they are worth.
         return lbfgs(
             learning_rate=learning_rate or 1.0,
             memory=memory,
