@@ -184,4 +184,4 @@ def _attempt(save: Callable[..., object], *args: Any) -> None:
     try:
         save(*args)
     except (OSError, ValueError) as error:
-        _log.warning("%s", " ".join(str(error).split()))
+        _log.warning("not saved: %s", " ".join(str(error).split()))
