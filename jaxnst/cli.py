@@ -236,8 +236,9 @@ def _finished(options: argparse.Namespace, result: TransferResult, recorder: Rec
 
 
 def _summary(options: argparse.Namespace, result: TransferResult) -> str:
-    losses = result.history["loss"]
-    return f"{options.output}: loss {min(losses):.4g} after {len(losses)} evaluations"
+    losses, sizes = result.history["loss"], result.history["size"]
+    least = min(losses[sizes == sizes[-1]])  # those of other scales do not compare
+    return f"{options.output}: loss {least:.4g} after {len(losses)} evaluations"
 
 
 @contextmanager

@@ -240,13 +240,19 @@ def run_scan(value_and_grad: ValueAndGrad, state: State, length: int, *args: Any
     return jax.lax.scan(step, state, length=length)[0]
 
 
+#: After so many halvings, steps are 1/256 of what was asked for: the fault lies elsewhere.
+MAX_RESTARTS = 8
+
+
 def restart(state: State) -> State:
     """Where a run was lost, put it back to its best point with steps half as long. Pure.
 
     The optimiser begins anew there, and so does the average. Any other state stays as it is, and
-    so does one that never saw a finite loss.
+    so does one that never saw a finite loss or was put back `MAX_RESTARTS` times.
     """
     lost = (state.status == Status.NON_FINITE) & jnp.isfinite(state.best_loss)
+    # The state itself tells how often, so a pause grants no more and lanes do not share.
+    lost &= state.step_scale > 0.5**MAX_RESTARTS
     return replace(
         state,
         x=_where(lost, state.best_x, state.x),
@@ -304,10 +310,6 @@ def lanes(in_axes: tuple[Any, ...]) -> Compiled:
     )
 
 
-#: After so many halvings, steps are 1/256 of what was asked for: the fault lies elsewhere.
-MAX_RESTARTS = 8
-
-
 def run(
     value_and_grad: ValueAndGrad,
     state: State,
@@ -339,7 +341,7 @@ def run(
     """
     ring = state.history["loss"].shape[-1]
     record = _Record()
-    evaluation, status, restarts = np.asarray(state.evaluation), np.asarray(state.status), 0
+    evaluation, status = np.asarray(state.evaluation), np.asarray(state.status)
     first = done = int(evaluation.max())
     start, n = time.perf_counter(), 1
     # After a restart, a lane has some evaluations to make up for.
@@ -352,12 +354,11 @@ def run(
         seconds = time.perf_counter() - start
         record.add(evaluation, now, seconds, state.history)
         made, evaluation = int((now - evaluation).max()), now
-        if (status == Status.NON_FINITE).any() and restarts < MAX_RESTARTS:
+        if (status == Status.NON_FINITE).any():
             lost = status
             state = compiled.restart(state)
             status = np.asarray(state.status)
             if (status != lost).any():
-                restarts += 1
                 _log.warning(
                     "evaluation %d led to a point that is not finite: going back to the best one, "
                     "with steps %g times as long",

@@ -57,6 +57,9 @@ class Recorder:
         save_every: evaluations between two pictures that are kept; None for none.
         frame_every: evaluations between two frames of an animation; None for none.
         show: another callback.
+        latest: the last record whose loss was finite.
+        newest: the evaluation of the newest state that is saved.
+        saved: when one was last tried to be saved.
     """
 
     output: Path
@@ -68,6 +71,7 @@ class Recorder:
     frame_every: int | None = None
     show: Callable[[Progress], object] | None = None
     latest: Progress | None = None
+    newest: int | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -97,10 +101,17 @@ class Recorder:
         """Save the state and the picture so far."""
         if self.latest is None:
             return
-        state, where = self.latest.state._asdict(), self.folder / "state"
         _attempt(self.save_picture, self.output, self.latest.x)
-        _attempt(checkpoint.save, where, self.latest.evaluation, state, self.fingerprint)
+        # To save it again would first remove what is there, which may be the only one.
+        if self.newest != self.latest.evaluation:
+            _attempt(self.save_state, self.latest)
         self.saved = time.monotonic()
+
+    def save_state(self, progress: Progress) -> None:
+        """Save the state, from which `resume` goes on."""
+        state = progress.state._asdict()
+        checkpoint.save(self.folder / "state", progress.evaluation, state, self.fingerprint)
+        self.newest = progress.evaluation
 
     def save_picture(self, path: Path, image: Any) -> None:
         """Save a picture, enlarged to its final shape."""
@@ -173,4 +184,4 @@ def _attempt(save: Callable[..., object], *args: Any) -> None:
     try:
         save(*args)
     except (OSError, ValueError) as error:
-        _log.warning("%s", " ".join(str(error).split()))
+        _log.warning("not saved: %s", " ".join(str(error).split()))

@@ -278,3 +278,65 @@ def test_a_save_that_is_killed_leaves_the_earlier_one(tmp_path):
     # What was cut off takes up no room.
     save(tmp_path / "state", last + 1, {"value": np.zeros(1)}, {"content": "a"})
     assert len(steps(tmp_path / "state")) == 2
+
+
+DIE_AT_EACH_CHANGE = """
+import os, shutil, sys, warnings
+import numpy as np
+import orbax.checkpoint
+from jaxnst.checkpoint import save
+
+warnings.simplefilter("ignore")  # of threads that a fork leaves behind: they are idle
+
+def in_a_child(folder, steps, change=None):
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    seen = 0
+    def die(event, args):
+        nonlocal seen
+        writes = event == "open" and args[2] & os.O_CREAT
+        if writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+            seen += 1
+            if seen == change:
+                os._exit(9)
+    sys.addaudithook(die)
+    for step in steps:
+        save(folder, step, {"value": np.full(1000, step)}, {"content": "a"})
+    os._exit(0)
+
+_, folder, earlier, step = sys.argv
+assert in_a_child(f"{folder}/0", eval(earlier)) == 0
+change, status = 0, 9
+while status == 9:
+    change += 1
+    if os.path.exists(f"{folder}/0"):
+        shutil.copytree(f"{folder}/0", f"{folder}/{change}")
+    status = in_a_child(f"{folder}/{change}", [int(step)], change)
+assert status == 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("earlier", "step", "left"),
+    [([10, 20], 30, {20, 30}), ([], 30, {None, 30}), ([10, 20], 20, {10, 20})],
+    ids=["another", "the first", "the same again"],
+)
+def test_a_process_may_die_before_each_change_of_the_folder(tmp_path, earlier, step, left):
+    subprocess.run(
+        [sys.executable, "-c", DIE_AT_EACH_CHANGE, tmp_path, str(earlier), str(step)],
+        env=os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])},
+        check=True,
+        timeout=200,
+    )
+    deaths = [folder for folder in tmp_path.iterdir() if folder.name != "0"]
+    assert len(deaths) > 10
+    for folder in deaths:
+        found = None
+        if has_checkpoint(folder):
+            found = int(restore(folder, {"content": "a"})["value"][0])
+        assert found in left
+        save(folder, 40, make_tree(), MARK)  # and what was cut off is cleaned up
+        check_same(restore(folder, MARK), make_tree())
+        assert len(steps(folder)) <= 2

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +45,16 @@ def wall(x):
     return jnp.sum(-x - 0.5 * jnp.sqrt(1 - x))
 
 
+def cliff(x):
+    """Finite at the start alone, which is no minimum."""
+    return x[0] * jnp.where(x[0] == 0, -1.0, jnp.nan)
+
+
 QUADRATIC = with_terms(quadratic)
 ROSENBROCK = with_terms(rosenbrock)
 TREE = with_terms(tree_bowl)
 WALL = with_terms(wall)
+CLIFF = with_terms(cliff)
 SCALES = np.logspace(0, 3, 30, dtype=np.float32)
 CENTRE = np.linspace(-1, 2, 30, dtype=np.float32)
 SMALL = (jnp.array([1.0, 10.0, 30.0]), jnp.array([1.0, -2.0, 0.5]))
@@ -237,13 +244,22 @@ def test_adam_goes_back_from_nan_with_smaller_steps(caplog):
 
 
 def test_gives_up_where_smaller_steps_do_not_help():
-    def cliff(x):  # the only finite place is the start, and that is no minimum
-        return x[0] * jnp.where(x[0] == 0, -1.0, jnp.nan)
-
-    result = minimize(with_terms(cliff), jnp.zeros(1), optimizer=ADAM, num_steps=200)
+    result = minimize(CLIFF, jnp.zeros(1), optimizer=ADAM, num_steps=200)
     assert result.status is Status.NON_FINITE
     assert MAX_RESTARTS < len(result.history["loss"]) < 40
     np.testing.assert_array_equal(result.x, [0.0])
+
+
+def test_a_pause_grants_no_more_restarts():
+    whole = minimize(CLIFF, jnp.zeros(1), optimizer=ADAM, num_steps=200)
+    state = init(CLIFF, jnp.zeros(1), optimizer=ADAM)
+    losses = []
+    for pause in (5, 10, 200):
+        part = run(CLIFF, state, num_steps=pause, interrupted=threading.Event())
+        state = part.state
+        losses += part.history["loss"].tolist()
+    assert part.status is Status.NON_FINITE
+    np.testing.assert_array_equal(losses, whole.history["loss"])
 
 
 def test_restart_by_lanes():
@@ -262,6 +278,8 @@ def test_restart_by_lanes():
     assert again.opt_state[0].count.tolist()[:2] == [0, 0]
     twice = jax.vmap(restart)(again)
     same_bits(twice, again)  # where nothing is lost, nothing changes
+    spent = replace(states, step_scale=jnp.array([1.0, 0.5**MAX_RESTARTS, 1.0]))
+    assert jax.vmap(restart)(spent).status.tolist() == [Status.OK, *[Status.NON_FINITE] * 2]
 
 
 def test_average_is_that_of_the_points():

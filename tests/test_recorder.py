@@ -131,6 +131,25 @@ def test_states_are_saved_at_intervals(make, monkeypatch):
     assert saved == [3, 6, 9]
 
 
+def test_a_state_that_is_there_is_not_saved_again(make, monkeypatch, caplog):
+    saved = []
+    monkeypatch.setattr(checkpoint, "save", lambda _, step, *__: saved.append(step))
+    record = make(interval=1e-9)
+    for evaluation in (1, 2):
+        record(make_progress(evaluation))
+    record.save()  # at Ctrl-C
+    assert saved == [1, 2]
+
+    def fail(*_):
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", fail)
+        record(make_progress(3))
+    record.save()
+    assert saved == [1, 2, 3] and "no space" in caplog.text
+
+
 def test_nothing_is_saved_before_a_loss_was_finite(make, tmp_path):
     record = make(interval=1e-9, save_every=1, frame_every=1)
     record(make_progress(1, loss=float("nan")))
@@ -188,7 +207,7 @@ def test_what_cannot_be_saved_is_told(make, tmp_path, monkeypatch, caplog, error
     monkeypatch.setattr(recorder, "save_image", fail)
     record = make(interval=1e-9, save_every=1, frame_every=1)
     record(make_progress(1))
-    assert caplog.messages == [" ".join(str(error).split())] * 3
+    assert caplog.messages == ["not saved: no space"] * 3
     assert names(tmp_path) == ["out.png.run"] and is_unfinished(record.output)
 
 

@@ -327,6 +327,22 @@ def test_a_file_in_the_place_of_the_folder_is_refused(run):
 # --- what it leaves behind ---------------------------------------------------------------------
 
 
+def test_the_loss_told_is_that_of_the_last_scale(run, monkeypatch):
+    histories = []
+
+    def transfer(*args, **options):
+        histories.append((result := at_each_evaluation(*args, **options)).history)
+        return result
+
+    monkeypatch.setattr(cli, "style_transfer", transfer)
+    # Just after the image was enlarged, the loss is above what it was before.
+    status, out, _ = run(*LBFGS, "--first-steps", "20", stop=21)
+    assert status == 130
+    *losses, last = histories[0]["loss"]
+    assert last > min(losses)
+    assert f"loss {last:.4g} after 21 evaluations" in out
+
+
 def test_pictures_are_kept(run):
     assert run(*LBFGS, "--save-every", "4")[0] == 0
     assert names() == ["out.png", "out_4.png", "out_8.png"]
