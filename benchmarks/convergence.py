@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="evaluations of pastiche, at least")
     parser.add_argument("--marks", type=int, nargs="+", default=MARKS)
     parser.add_argument("--schedule", action="store_true", help="jaxnst from coarse to fine")
-    parser.add_argument("--coarse", type=int, default=100, help="evaluations at most at a scale")
+    parser.add_argument("--coarse", type=int, default=200, help="evaluations at most at a scale")
     parser.add_argument("--min-size", type=int, default=64, help="long side of the coarsest scale")
     parser.add_argument("--csv", type=Path, help="write all evaluations of both sides here")
     args = parser.parse_args()

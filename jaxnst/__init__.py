@@ -14,6 +14,7 @@ from jaxnst.objective import (
 from jaxnst.optimize import Progress, Result, Status, minimize
 from jaxnst.params import load_params, quantize_params, save_params
 from jaxnst.presets import preset
+from jaxnst.sweep import SweepProgress, SweepResult, sweep, weight_grid
 from jaxnst.transfer import TransferConfig, TransferResult, style_transfer
 from jaxnst.vgg import VGG19, extract_features
 
@@ -26,6 +27,8 @@ __all__ = [
     "Progress",
     "Result",
     "Status",
+    "SweepProgress",
+    "SweepResult",
     "Targets",
     "TransferConfig",
     "TransferResult",
@@ -45,5 +48,7 @@ __all__ = [
     "save_image",
     "save_params",
     "style_transfer",
+    "sweep",
     "total_variation",
+    "weight_grid",
 ]

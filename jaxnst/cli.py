@@ -8,20 +8,23 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
-import jaxnst
+from jaxnst import hosts
 from jaxnst.animation import check_animation_output, save_animation
+from jaxnst.batch import Batch, find_contents, run_batch
 from jaxnst.images import check_output, load_alpha, load_image
 from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
-from jaxnst.layouts import INPUT_RULES
-from jaxnst.optimize import Status
-from jaxnst.options import add_recipe_options, number, positive_int, recipe
+from jaxnst.manifest import Entry, Manifest
+from jaxnst.optimize import Status, interruptible
+from jaxnst.options import recipe
 from jaxnst.params import (
     bundled_weights,
     inspect_weights,
@@ -30,113 +33,13 @@ from jaxnst.params import (
     save_params,
     show_shape,
 )
+from jaxnst.parser import make_parser
 from jaxnst.plot import check_plot_output, save_plot
-from jaxnst.progress import DownloadBar, TransferBar
+from jaxnst.progress import DownloadBar, JobBar, TransferBar
 from jaxnst.recorder import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
+from jaxnst.sweep import SweepProgress
+from jaxnst.sweep_folder import SweepFolder, run_sweep_folder, settings_grid, write_overview
 from jaxnst.transfer import Scale, TransferResult, schedule, style_transfer
-
-DEMO = Path(__file__).parent / "demo"
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose every complaint is one line and exit status 2."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)  # so that an option has one spelling
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="jaxnst", description=jaxnst.__doc__)
-    parser.add_argument("--version", action="version", version=f"jaxnst {jaxnst.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-
-    transfer = commands.add_parser("transfer", help="give a picture the style of others")
-    transfer.add_argument("content", type=Path, metavar="CONTENT")
-    transfer.add_argument(
-        "style", type=Path, nargs="+", metavar="STYLE", help="several are blended"
-    )
-    transfer.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
-    transfer.set_defaults(run=_transfer)
-
-    demo = commands.add_parser("demo", help="make a picture from the two that come along")
-    demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), metavar="OUT")
-    # What two cores of a laptop can do in about a minute.
-    demo.set_defaults(run=_transfer, content=DEMO / "content.jpg", style=[DEMO / "style.jpg"])
-    demo.set_defaults(recipe_defaults={"size": 320, "num_steps": 150, "content_weight": 0.25})
-
-    for command in (transfer, demo):
-        command.add_argument("--quiet", action="store_true", help="show no progress")
-        command.add_argument(
-            "--params", type=Path, metavar="FILE", help="a VGG19 file of your own (the bundled one)"
-        )
-        _add_input(command)
-        _add_run_options(command)
-        add_recipe_options(command)
-
-    weights = commands.add_parser("weights", help="list, inspect, convert and fetch VGG19 files")
-    actions = weights.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
-    action = actions.add_parser("list", help="what is bundled, cached, and can be fetched")
-    action.set_defaults(run=_weights_list)
-    action = actions.add_parser("info", help="what a file is, without loading it")
-    action.add_argument("file", type=Path, metavar="FILE")
-    action.set_defaults(run=_weights_info)
-    action = actions.add_parser("verify", help="load a file whole and compare its checksum")
-    action.add_argument("file", type=Path, metavar="FILE")
-    _add_input(action)
-    action.set_defaults(run=_weights_verify)
-    action = actions.add_parser("convert", help="write a file as .safetensors or as .h5 of jaxnst")
-    action.add_argument("file", type=Path, metavar="IN")
-    action.add_argument("output", type=Path, metavar="OUT")
-    action.add_argument(
-        "--quantize", action="store_true", help="to 8 bits, a quarter of the size as .h5"
-    )
-    _add_input(action)
-    action.set_defaults(run=_weights_convert)
-    action = actions.add_parser("fetch", help="download a published file and print its path")
-    fetchable = [name for name, known in KNOWN_FILES.items() if known.url]
-    action.add_argument("name", choices=fetchable, metavar="|".join(fetchable))
-    action.add_argument("--quiet", action="store_true", help="show no progress")
-    action.set_defaults(run=_weights_fetch)
-    return parser
-
-
-def _add_input(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--input",
-        choices=tuple(INPUT_RULES),
-        help="what the network wants of its input, where the file does not tell",
-    )
-
-
-def _add_run_options(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("while it runs and afterwards")
-    how = group.add_mutually_exclusive_group()
-    how.add_argument(
-        "--resume", action="store_true", help="go on with a run that was interrupted or killed"
-    )
-    how.add_argument("--restart", action="store_true", help="throw such a run away and start anew")
-    group.add_argument(
-        "--checkpoint-seconds",
-        type=number,
-        default=60.0,
-        metavar="X",
-        help="how often the state is saved, 0 for only at Ctrl-C (%(default)g)",
-    )
-    group.add_argument(
-        "--save-every",
-        type=positive_int,
-        metavar="N",
-        help="keep the picture after each N evaluations as OUT_N",
-    )
-    group.add_argument(
-        "--animation", type=Path, metavar="FILE", help="make a .gif or .webp of the whole run"
-    )
-    group.add_argument(
-        "--plot", type=Path, metavar="FILE", help="plot the losses (needs jaxnst[plot])"
-    )
 
 
 def _transfer(options: argparse.Namespace) -> int:
@@ -285,6 +188,133 @@ def _progress(scales: Sequence[Scale], quiet: bool) -> AbstractContextManager[Tr
     return nullcontext() if quiet or not sys.stderr.isatty() else TransferBar(scales)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    """Run `jaxnst sweep`; returns the exit status."""
+    _join_others(options)
+    config, weights = recipe(options)
+    values = {
+        "content_weight": options.content_weights,
+        "style_weight": options.style_weights,
+        "tv_weight": options.tv_weights,
+        "seed": options.seeds,
+    }
+    axes = {name: list(dict.fromkeys(axis)) for name, axis in values.items() if axis}
+    if not axes:
+        raise ValueError(
+            "nothing varies: give --style-weights, --content-weights, --tv-weights or --seeds"
+        )
+    if options.seeds and config.init != "noise":
+        raise ValueError("--seeds are those of the noise to start from: add --init noise")
+    geometry: dict[str, Any] = {"size": config.size, "fit": config.fit, "crop": config.crop}
+    content = load_image(options.content, **geometry)
+    styles = [load_image(path, **geometry) for path in options.style]
+    params = load_params(options.params, input=options.input)
+    lanes = settings_grid(axes)
+    settings = fingerprint_of(content, styles, params, weights, config) | {"sweep": repr(axes)}
+    job = SweepFolder(
+        content,
+        styles,
+        params,
+        weights,
+        config,
+        lanes,
+        settings,
+        alpha=load_alpha(options.content, **geometry),
+        lane_batch=options.lane_batch or _default_lane_batch(),
+    )
+    titles = [path.stem for path in (options.content, *options.style)]
+    status = _run_job(options, settings, len(hosts.share(lanes)), partial(run_sweep_folder, job))
+    if hosts.is_first() and any(options.output.glob("*.png")):
+        write_overview(
+            job, options.output, title=f"{titles[0]} in the style of {', '.join(titles[1:])}"
+        )
+        print(f"{options.output / 'index.html'}: a page to walk through the sweep")
+    return status
+
+
+def _batch(options: argparse.Namespace) -> int:
+    """Run `jaxnst batch`; returns the exit status."""
+    _join_others(options)
+    config, weights = recipe(options)
+    contents = hosts.share(find_contents(options.contents, options.suffix))
+    styles = [
+        load_image(path, size=config.size, fit=config.fit, crop=config.crop)
+        for path in options.style
+    ]
+    params = load_params(options.params, input=options.input)
+    settings = fingerprint_of(None, styles, params, weights, config)
+    job = Batch(
+        styles,
+        params,
+        weights,
+        config,
+        settings,
+        lanes=options.lane_batch or len(jax.local_devices()),
+        multiple=options.multiple,
+    )
+    return _run_job(options, settings, len(contents), partial(run_batch, job, contents))
+
+
+def _join_others(options: argparse.Namespace) -> None:
+    given = options.coordinator, options.num_processes, options.process_id
+    if options.distributed:
+        hosts.join(*given)
+    elif any(value is not None for value in given):
+        raise ValueError("--coordinator, --num-processes and --process-id go with --distributed")
+
+
+def _default_lane_batch() -> int | None:
+    """One for each device on CPUs, which gain nothing by more; None for as many as fit."""
+    return len(jax.local_devices()) if jax.default_backend() == "cpu" else None
+
+
+def _run_job(
+    options: argparse.Namespace,
+    settings: dict[str, str],
+    count: int,
+    work: Callable[..., Iterator[Entry]],
+) -> int:
+    """Do this process's share of a job in a folder, and tell of it; returns the exit status."""
+    if options.restart and hosts.is_first():
+        Manifest(options.output).discard()
+    hosts.wait_for_all("restart")
+    manifest = Manifest(options.output, jax.process_index(), jax.process_count())
+    manifest.open(settings)
+    _use_compilation_cache()
+    tally: Counter[str] = Counter()
+    quiet = options.quiet or not sys.stderr.isatty() or not hosts.is_first()
+    with (
+        nullcontext() if quiet else JobBar(count) as show,
+        interruptible() as interrupted,
+        _terminable() as terminated,
+    ):
+
+        def report(progress: SweepProgress) -> bool:
+            if show is not None:
+                show(progress)
+            return terminated.is_set() or interrupted.is_set()
+
+        for entry in work(manifest, callback=report, interrupted=interrupted):
+            tally[entry["status"]] += 1
+            if entry["status"] == "failed":
+                print(f"jaxnst: {entry['error']}", file=sys.stderr)
+            if show is not None:
+                show.advance()
+    if terminated.is_set() or interrupted.is_set():
+        print(f"{options.output}: {tally['done']} pictures, interrupted; the same command goes on")
+        return 143 if terminated.is_set() else 130
+    hosts.wait_for_all("done")
+    if hosts.is_first():
+        manifest.merge()
+    hosts.wait_for_all("merged")
+    skipped = count - tally.total()
+    parts = [f"{tally['done']} pictures made"]
+    parts += [f"{skipped} there already"] * bool(skipped)
+    parts += [f"{tally['failed']} could not be"] * bool(tally["failed"])
+    print(f"{options.output}: {', '.join(parts)}")
+    return 1 if tally["failed"] else 0
+
+
 def _weights_list(options: argparse.Namespace) -> int:
     for name, known in KNOWN_FILES.items():
         if name == "bundled":
@@ -346,13 +376,25 @@ def _weights_fetch(options: argparse.Namespace) -> int:
     return 0
 
 
+COMMANDS = {
+    "transfer": _transfer,
+    "sweep": _sweep,
+    "batch": _batch,
+    "weights list": _weights_list,
+    "weights info": _weights_info,
+    "weights verify": _weights_verify,
+    "weights convert": _weights_convert,
+    "weights fetch": _weights_fetch,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; bad input is one line on stderr and exit status 2."""
     logging.basicConfig(format="jaxnst: %(message)s")
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status: int = options.run(options)
+        status: int = COMMANDS[options.command](options)
     except (ValueError, TypeError, OSError) as error:
         print(f"jaxnst: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -362,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("jaxnst: there is not enough memory for this; give a smaller --size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        saved = hasattr(options, "output") and is_unfinished(options.output)
+        saved = options.command == "transfer" and is_unfinished(options.output)
         rest = "; add --resume to go on from the last state saved" if saved else ""
         print(f"jaxnst: interrupted at once{rest}", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@ An *image* is an ``(H, W, 3)`` float32 array of sRGB values in [0, 1].
 
 import contextlib
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from jaxnst.files import check_target, replacing
 
@@ -41,6 +42,7 @@ def load_image(
     fit: Fit = "long",
     crop: bool = False,
     enlarge: bool = True,
+    multiple: int = 1,
 ) -> jax.Array:
     """Read a picture as an ``(H, W, 3)`` float32 array of sRGB values in [0, 1].
 
@@ -55,18 +57,20 @@ def load_image(
         crop: keep only the central ``size`` by ``size`` square. Needs ``fit="short"``.
         enlarge: False leaves a picture that is smaller than ``size`` as it is (and then ``crop``
             keeps the largest central square).
+        multiple: the side that ``fit`` does not name is rounded to a multiple of so many pixels, so
+            that pictures of many proportions have few shapes.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a readable picture, or the arguments make no sense.
     """
-    _check_geometry(size, fit, crop)
+    _check_geometry(size, fit, crop, multiple)
     with _upright(Path(path)) as picture:
         colours, alpha = _colours(picture, path), _alpha(picture)
         if alpha is not None:  # before resizing, so that no hidden colour bleeds into an edge
             white = Image.new(colours.mode, colours.size, 1.0 if colours.mode == "F" else "white")
             colours = Image.composite(colours, white, alpha)
-    pixels = _pixels(colours, size, fit, crop, enlarge)
+    pixels = _pixels(colours, size, fit, crop, enlarge, multiple)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return jnp.asarray(pixels)
@@ -79,15 +83,16 @@ def load_alpha(
     fit: Fit = "long",
     crop: bool = False,
     enlarge: bool = True,
+    multiple: int = 1,
 ) -> Floats | None:
     """Read a picture's opacity, ``(H, W)`` float32 in [0, 1], or None if all of it is opaque.
 
     Arguments, geometry and exceptions are those of `load_image`.
     """
-    _check_geometry(size, fit, crop)
+    _check_geometry(size, fit, crop, multiple)
     with _upright(Path(path)) as picture:
         alpha = _alpha(picture)
-    return None if alpha is None else _pixels(alpha, size, fit, crop, enlarge)
+    return None if alpha is None else _pixels(alpha, size, fit, crop, enlarge, multiple)
 
 
 def save_image(
@@ -154,6 +159,25 @@ def check_output(path: PathLike) -> None:
         ValueError: the suffix is unknown, or ``path`` is a folder.
     """
     check_target(path, _FORMATS)
+
+
+def picture_size(path: PathLike) -> tuple[int, int] | None:
+    """Width and height as a file's head tells them, or None if it does not.
+
+    A quick look at many files; what is told here may be wrong where the rest of a file is damaged.
+    """
+    try:
+        with _opening, Image.open(path) as picture:
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return picture.size[::-1] if turned else picture.size
+    except Exception:  # of many kinds
+        return None
+
+
+def is_picture_name(path: PathLike) -> bool:
+    """Whether a file is called like one of a picture that Pillow reads."""
+    suffix = Path(path).suffix.lower()
+    return Image.registered_extensions().get(suffix) in Image.OPEN
 
 
 @contextlib.contextmanager
@@ -239,17 +263,18 @@ def _is_deep(picture: Image.Image) -> bool:
     return picture.mode == "F" or picture.mode.startswith("I")  # I, I;16, I;16B, ...
 
 
-def _pixels(picture: Image.Image, size: int | None, fit: Fit, crop: bool, enlarge: bool) -> Floats:
+def _pixels(
+    picture: Image.Image, size: int | None, fit: Fit, crop: bool, enlarge: bool, multiple: int
+) -> Floats:
     """Resize and crop a picture of mode RGB, L or F; the result is float32 in [0, 1]."""
-    side = max(picture.size) if fit == "long" else min(picture.size)
-    if size is not None and (size < side or (enlarge and size > side)):
-        width, height = (max(1, round(length * size / side)) for length in picture.size)
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"size {size} makes a picture of {width} by {height} pixels, "
-                f"more than {MAX_PIXELS}: give a smaller size"
-            )
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    shape = _resized_shape(picture.size, size, fit, enlarge, multiple)
+    if math.prod(shape) > MAX_PIXELS:
+        raise ValueError(
+            f"size {size} makes a picture of {shape[0]} by {shape[1]} pixels, "
+            f"more than {MAX_PIXELS}: give a smaller size"
+        )
+    if shape != picture.size:
+        picture = picture.resize(shape, Image.Resampling.LANCZOS)
     pixels = np.asarray(picture, np.float32)
     pixels = np.clip(pixels, 0, 1) if picture.mode == "F" else pixels / np.float32(255)
     if crop:
@@ -258,6 +283,21 @@ def _pixels(picture: Image.Image, size: int | None, fit: Fit, crop: bool, enlarg
         top, left = (height - edge) // 2, (width - edge) // 2
         pixels = pixels[top : top + edge, left : left + edge]
     return pixels
+
+
+def _resized_shape(
+    shape: tuple[int, int], size: int | None, fit: Fit, enlarge: bool, multiple: int
+) -> tuple[int, int]:
+    """Both sides after resizing; that which `fit` names is just as asked for."""
+    side = max(shape) if fit == "long" else min(shape)
+    asked = size is not None and (size < side or (enlarge and size > side))
+    ratio = size / side if size is not None and asked else 1.0
+
+    def resized(length: int) -> int:
+        step = 1 if length == side else multiple
+        return max(1, round(length * ratio / step)) * step
+
+    return resized(shape[0]), resized(shape[1])
 
 
 def _checked(name: str, values: ArrayLike) -> Floats:
@@ -269,7 +309,8 @@ def _checked(name: str, values: ArrayLike) -> Floats:
     return np.clip(array, 0, 1).astype(np.float32)
 
 
-def _check_geometry(size: int | None, fit: Fit, crop: bool) -> None:
+def _check_geometry(size: int | None, fit: Fit, crop: bool, multiple: int) -> None:
+    _check_side("multiple", multiple)
     if size is not None:
         _check_side("size", size)
     if fit not in ("long", "short"):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -174,7 +174,7 @@ def _all(condition: Callable[..., jax.Array], *trees: Any) -> jax.Array:
     return jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda *x: condition(*x).all(), *trees))
 
 
-def _step(value_and_grad: ValueAndGrad, state: State, limit: Any, *args: Any) -> State:
+def step(value_and_grad: ValueAndGrad, state: State, limit: Any, *args: Any) -> State:
     """One evaluation, unless `limit` of them are made.
 
     A state that has stopped is frozen by `where`, so lanes never wait for each other. A `cond`
@@ -228,16 +228,16 @@ def run_chunk(value_and_grad: ValueAndGrad, state: State, n: Any, *args: Any) ->
         n: how many evaluations; the history keeps the last ones that fit.
         *args: everything that the function needs besides the point.
     """
-    return jax.lax.fori_loop(0, n, lambda _, s: _step(value_and_grad, s, _NO_LIMIT, *args), state)
+    return jax.lax.fori_loop(0, n, lambda _, s: step(value_and_grad, s, _NO_LIMIT, *args), state)
 
 
 def run_scan(value_and_grad: ValueAndGrad, state: State, length: int, *args: Any) -> State:
     """`run_chunk` with a fixed number of evaluations, which can be differentiated in reverse."""
 
-    def step(state: State, _: None) -> tuple[State, None]:
-        return _step(value_and_grad, state, _NO_LIMIT, *args), None
+    def body(state: State, _: None) -> tuple[State, None]:
+        return step(value_and_grad, state, _NO_LIMIT, *args), None
 
-    return jax.lax.scan(step, state, length=length)[0]
+    return jax.lax.scan(body, state, length=length)[0]
 
 
 #: After so many halvings, steps are 1/256 of what was asked for: the fault lies elsewhere.
@@ -288,33 +288,17 @@ class Compiled:
 
 
 SINGLE = Compiled(
-    step=jax.jit(_step, static_argnums=0, donate_argnums=1),
+    step=jax.jit(step, static_argnums=0, donate_argnums=1),
     restart=jax.jit(restart, donate_argnums=0),
     outcome=jax.jit(outcome),
 )
-
-
-@lru_cache(maxsize=64)
-def lanes(in_axes: tuple[Any, ...]) -> Compiled:
-    """The same under `vmap`, `in_axes` being those of `args`: 0 where lanes differ, else None."""
-
-    def step(value_and_grad: ValueAndGrad, state: State, limit: Any, *args: Any) -> State:
-        return jax.vmap(partial(_step, value_and_grad), in_axes=(0, None, *in_axes))(
-            state, limit, *args
-        )
-
-    return Compiled(
-        step=jax.jit(step, static_argnums=0, donate_argnums=1),
-        restart=jax.jit(jax.vmap(restart), donate_argnums=0),
-        outcome=jax.jit(jax.vmap(outcome)),
-    )
 
 
 def run(
     value_and_grad: ValueAndGrad,
     state: State,
     *args: Any,
-    num_steps: int,
+    num_steps: Any,
     interrupted: threading.Event,
     compiled: Compiled = SINGLE,
     callback: Callable[[Progress], object] | None = None,
@@ -327,9 +311,10 @@ def run(
         value_and_grad: `value_and_grad(x, *args) -> ((loss, terms), grad)`.
         state: from `init` or an earlier run. Its buffers are given to the run and used up.
         *args: pytrees passed on to the function.
-        num_steps: evaluations in all, those that the state has seen included.
+        num_steps: evaluations in all, those that the state has seen included; lanes may differ.
         interrupted: ends the run after the chunk in flight, once it is set.
-        compiled: `SINGLE`, or `lanes(…)` where all leaves of the state have a leading axis.
+        compiled: `SINGLE`, or the same over lanes, where all leaves of the state have a leading
+            axis (see `jaxnst.sweep`).
         callback: called after each chunk with a `Progress`; a true answer ends the run.
         every: ends a chunk, and so calls the callback, at each multiple of so many evaluations.
         seconds_per_chunk: about how long the host leaves the device alone.
@@ -342,14 +327,15 @@ def run(
     ring = state.history["loss"].shape[-1]
     record = _Record()
     evaluation, status = np.asarray(state.evaluation), np.asarray(state.status)
+    limit = np.broadcast_to(np.asarray(num_steps, np.int32), evaluation.shape)
     first = done = int(evaluation.max())
     start, n = time.perf_counter(), 1
     # After a restart, a lane has some evaluations to make up for.
-    while (alive := (status == Status.OK) & (evaluation < num_steps)).any():
+    while (alive := (status == Status.OK) & (evaluation < limit)).any():
         before = time.perf_counter()
-        left = num_steps - int(evaluation[alive].min())
+        left = int((limit - evaluation)[alive].max())
         for _ in range(min(n, left, every - done % every if every else n)):
-            state = compiled.step(value_and_grad, state, num_steps, *args)
+            state = compiled.step(value_and_grad, state, limit, *args)
         now, status = np.asarray(state.evaluation), np.asarray(state.status)
         seconds = time.perf_counter() - start
         record.add(evaluation, now, seconds, state.history)
@@ -372,10 +358,11 @@ def run(
         if callback is not None:
             last = record.last()
             loss, x = last.pop("loss"), compiled.outcome(state)
-            if callback(Progress(done, num_steps, loss, last, seconds, x, record.joined(), state)):
+            whole = int(limit.max())
+            if callback(Progress(done, whole, loss, last, seconds, x, record.joined(), state)):
                 interrupted.set()
         if interrupted.is_set():
-            halted = (status == Status.OK) & (evaluation < num_steps)
+            halted = (status == Status.OK) & (evaluation < limit)
             status = np.where(halted, Status.INTERRUPTED, status)
     if record.rows:
         status = np.where(np.isfinite(state.best_loss), status, Status.NON_FINITE)

@@ -21,7 +21,8 @@ def positive_int(text: str) -> int:
     return number
 
 
-def _any_int(text: str) -> int:
+def any_int(text: str) -> int:
+    """The type of an option: an integer."""
     try:
         return int(text)
     except ValueError:
@@ -55,7 +56,7 @@ def _add_config_options(parser: Any, config: type) -> None:
         elif typing.get_origin(hint) is tuple:
             kind = {"nargs": "+", "metavar": "LAYER"}
         elif hint in (int, int | None):
-            kind = {"type": _any_int if entry.name == "seed" else positive_int, "metavar": "N"}
+            kind = {"type": any_int if entry.name == "seed" else positive_int, "metavar": "N"}
         else:
             kind = {"type": number, "metavar": "X"}
         parser.add_argument(

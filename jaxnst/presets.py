@@ -1,5 +1,6 @@
 """The published recipes as (config, weights) pairs."""
 
+import dataclasses
 from collections.abc import Callable
 
 from jaxnst.objective import LossWeights, ObjectiveConfig
@@ -64,3 +65,11 @@ def preset(name: str) -> tuple[TransferConfig, LossWeights]:
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]()
+
+
+def settings_of(config: TransferConfig, weights: LossWeights) -> dict[str, str]:
+    """All numbers and choices of a recipe, each by the name that an option of it has."""
+    settings = dataclasses.asdict(config)
+    settings |= settings.pop("objective")
+    settings |= {f"{name}_weight": value for name, value in weights._asdict().items()}
+    return {name: repr(value) for name, value in settings.items()}

@@ -4,11 +4,14 @@ import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+import numpy as np
+from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
 from jaxnst.optimize import Progress
+from jaxnst.sweep import SweepProgress
 from jaxnst.transfer import Scale
 
 
@@ -49,6 +52,48 @@ class TransferBar(AbstractContextManager["TransferBar"]):
             evaluations=f"{progress.evaluation}/{progress.num_steps}",
             description=f"{width}x{height}  loss {progress.loss:.4g}  {terms}",
         )
+
+
+class JobBar(AbstractContextManager["JobBar"]):
+    """Pictures done and the time left of a sweep or a batch; a callback."""
+
+    def __init__(self, count: int) -> None:
+        self.bar = ProgressBar(
+            TextColumn("{task.fields[pictures]}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+        )
+        self.count, self.done = count, 0
+        self.task = self.bar.add_task("starting …", total=count, pictures=f"0/{count}")
+
+    def __enter__(self) -> "JobBar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, sweep: SweepProgress) -> None:
+        """Show how far the pictures in work are."""
+        evaluation, num_steps, loss = sweep.progress[:3]
+        height, width = sweep.progress.x.shape[1:3]
+        self.bar.update(
+            self.task,
+            completed=self.done + len(sweep.lanes) * evaluation / num_steps,
+            description=f"{width}x{height}  {evaluation}/{num_steps}  loss {_range(loss)}",
+        )
+
+    def advance(self) -> None:
+        """Show that one more is done."""
+        self.done += 1
+        self.bar.update(self.task, completed=self.done, pictures=f"{self.done}/{self.count}")
+
+
+def _range(numbers: ArrayLike) -> str:
+    low, high = np.nanmin(numbers), np.nanmax(numbers)
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 class DownloadBar(AbstractContextManager["DownloadBar"]):

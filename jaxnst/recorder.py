@@ -18,6 +18,7 @@ from jaxnst.files import replacing
 from jaxnst.images import load_image, save_image
 from jaxnst.objective import LossWeights
 from jaxnst.optimize import Progress
+from jaxnst.presets import settings_of
 from jaxnst.pyramid import resize
 from jaxnst.transfer import TransferConfig, TransferState
 
@@ -32,10 +33,7 @@ def fingerprint_of(
     content: Any, styles: list[Any], params: Any, weights: LossWeights, config: TransferConfig
 ) -> checkpoint.Fingerprint:
     """All that decides about a run's bits, each part by the name that a user gave it by."""
-    settings = dataclasses.asdict(config)
-    settings |= settings.pop("objective")
-    settings |= {f"{name}_weight": value for name, value in weights._asdict().items()}
-    return {k: repr(v) for k, v in settings.items()} | {
+    return settings_of(config, weights) | {
         "version of jaxnst": jaxnst.__version__,
         "version of jax": jax.__version__,
         "content": checkpoint.digest(content),

@@ -1,6 +1,7 @@
 """Neural style transfer: the image that minimises the perceptual loss."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,23 @@ from jaxnst.lbfgs import lbfgs
 from jaxnst.objective import (
     LossWeights,
     ObjectiveConfig,
+    Targets,
     bind_loss_and_grad,
     canonical_weights,
     compute_targets,
 )
-from jaxnst.optimize import Progress, Result, State, Status, init, interruptible, run
-from jaxnst.pyramid import carry_moments, pyramid_shapes, resize, shrink
+from jaxnst.optimize import (
+    SINGLE,
+    Compiled,
+    Progress,
+    Result,
+    State,
+    Status,
+    init,
+    interruptible,
+    run,
+)
+from jaxnst.pyramid import Shape, carry_moments, pyramid_shapes, resize, shrink
 from jaxnst.spectrum import favour_large_shapes
 from jaxnst.vgg import Params, check_image, min_size
 
@@ -139,16 +151,20 @@ class TransferResult(NamedTuple):
     history: History
 
 
+#: One image, or lanes of such.
+Images = Float[Array, "*lanes h w 3"] | Float[np.ndarray[Any, Any], "*lanes h w 3"]
+
+
 class Scale(NamedTuple):
     """One step of the image pyramid."""
 
-    shape: tuple[int, int]  #: height and width of the content and the image
+    shape: Shape  #: height and width of the content and the image
     num_steps: int  #: evaluations of the loss
 
 
-def schedule(content: Float[Array, "h w 3"], config: TransferConfig) -> list[Scale]:
+def schedule(content: Images, config: TransferConfig) -> list[Scale]:
     """The scales from coarse to fine at which a content is worked on."""
-    finest = content.shape[0], content.shape[1]
+    finest = content.shape[-3], content.shape[-2]
     if config.min_size is None:
         return [Scale(finest, config.num_steps)]
     shapes = pyramid_shapes(finest, min_size=config.min_size, scale_factor=config.scale_factor)
@@ -157,6 +173,13 @@ def schedule(content: Float[Array, "h w 3"], config: TransferConfig) -> list[Sca
     shapes = [shape for shape in shapes if min(shape) >= least or shape == finest]
     first = config.first_steps or config.num_steps
     return [Scale(shape, config.num_steps if i else first) for i, shape in enumerate(shapes)]
+
+
+def make_optimizer(config: TransferConfig) -> optax.GradientTransformation:
+    """The optimiser of a config, the same object for the same choices."""
+    return _make_optimizer(
+        config.optimizer, config.learning_rate, config.memory, config.beta2, config.clamp
+    )
 
 
 @lru_cache(maxsize=64)
@@ -233,70 +256,154 @@ def style_transfer(
     if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise ValueError(f"every must be a positive integer, not {every!r}")
     content, styles = jnp.asarray(content), [jnp.asarray(picture) for picture in styles]
-    scales = schedule(content, config)
-    loss_and_grad = bind_loss_and_grad(config.objective)
-    optimizer = _make_optimizer(
-        config.optimizer, config.learning_rate, config.memory, config.beta2, config.clamp
-    )
-    weights = canonical_weights(weights)
-    x = _first_image(content, config, key, initial_image)
-    at = TransferState(0, 0, [], {}) if resume is None else resume
-    history, begun = at.history, int(at.begun)
-    clock = time.perf_counter() - (history["seconds"][-1] if history else 0.0)
-    result: Result | None = None
     with interruptible() as interrupted:
-        for index in range(int(at.scale), len(scales)):
-            shape, num_steps = scales[index]
-            ratio = max(shape) / max(scales[-1].shape)
-            targets = compute_targets(
-                _resized(content, shape),
-                [shrink(picture, ratio) for picture in styles],
-                params,
-                config=config.objective,
-            )
-            args = params, targets, weights
-            state = init(
-                loss_and_grad,
-                _resized(x, shape),
-                *args,
-                optimizer=optimizer,
-                average=config.average,
-                evaluation=begun,
-            )
-            if result is not None:
-                carried = carry_moments(result.state.opt_state, state.opt_state, (*shape, 3))
-                state = replace(state, opt_state=carried)
-            elif resume is not None:
-                state = _restored(resume.leaves, state)
-            report = _Report(
-                callback,
-                scale=index,
-                begun=begun,
-                num_steps=begun + sum(scale.num_steps for scale in scales[index:]),
-                size=max(shape),
-                seconds=time.perf_counter() - clock,
-                history=history,
-            )
-            result = run(
-                loss_and_grad,
-                state,
-                *args,
-                num_steps=begun + num_steps,
-                interrupted=interrupted,
-                callback=report,
-                every=every,
-            )
-            x, history, begun = result.x, report.join(result.history), int(result.state.evaluation)
-            status = result.status
-            if interrupted.is_set() and index < len(scales) - 1:
-                status = Status.INTERRUPTED  # even at the very end of this scale
-            if status in (Status.INTERRUPTED, Status.NON_FINITE):
-                break
+        image, status, history = coarse_to_fine(
+            content,
+            styles,
+            first_image(content, config, key, initial_image),
+            params=params,
+            weights=canonical_weights(weights),
+            config=config,
+            programs=SINGLE_PROGRAMS,
+            interrupted=interrupted,
+            resume=resume,
+            callback=callback,
+            every=every,
+        )
+    return TransferResult(image, Status(int(status)), history)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What the scales of a transfer call: for a single image here, for many lanes in `sweep`."""
+
+    resize: Callable[[jax.Array, Shape], jax.Array]
+    shrink: Callable[[jax.Array, float], jax.Array]
+    compute_targets: Callable[..., Targets]  #: (content, styles, params, config)
+    init: Callable[..., State]  #: as `init_at`
+    carry: Callable[[State, State, Shape], State]  #: as `carry_over`
+    compiled: Compiled
+
+
+def carry_over(old: State, fresh: State, shape: Shape) -> State:
+    """The state to begin a scale with, after the one at the last scale's end. Pure.
+
+    A run that was lost stays so; of several lanes, the others go on.
+    """
+    lost = (old.status == Status.NON_FINITE) | ~jnp.isfinite(old.best_loss)
+    return replace(
+        fresh,
+        opt_state=carry_moments(old.opt_state, fresh.opt_state, (*shape, 3)),
+        status=jnp.where(lost, Status.NON_FINITE, fresh.status).astype(jnp.int32),
+    )
+
+
+def init_at(
+    x: jax.Array,
+    evaluation: Any,
+    args: tuple[Any, ...],
+    *,
+    loss_and_grad: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    average: float,
+) -> State:
+    """`init` after so many evaluations, with what varies first."""
+    return init(
+        loss_and_grad, x, *args, optimizer=optimizer, average=average, evaluation=evaluation
+    )
+
+
+def _resized(image: jax.Array, shape: Shape) -> jax.Array:
+    return image if image.shape[:2] == shape else resize(image, *shape)
+
+
+SINGLE_PROGRAMS = Programs(
+    resize=_resized,
+    shrink=shrink,
+    compute_targets=compute_targets,
+    init=init_at,
+    carry=carry_over,
+    compiled=SINGLE,
+)
+
+
+def coarse_to_fine(
+    content: jax.Array,
+    styles: Sequence[jax.Array],
+    x: jax.Array,
+    *,
+    params: Params,
+    weights: LossWeights,
+    config: TransferConfig,
+    programs: Programs,
+    interrupted: threading.Event,
+    resume: TransferState | None = None,
+    callback: Callable[[Progress], object] | None = None,
+    every: int | None = None,
+) -> tuple[jax.Array, Any, History]:
+    """The loop of `style_transfer` over scales, for one image or for whatever `programs` run.
+
+    Returns:
+        The image, the status and the history; by lanes, where there are any.
+    """
+    scales = schedule(content, config)
+    loss_and_grad, optimizer = bind_loss_and_grad(config.objective), make_optimizer(config)
+    at = TransferState(0, np.int32(0), [], {}) if resume is None else resume
+    history, begun = at.history, np.asarray(at.begun)
+    clock = time.perf_counter() - (history["seconds"][..., -1].max() if history else 0.0)
+    result: Result | None = None
+    for index in range(int(at.scale), len(scales)):
+        shape, num_steps = scales[index]
+        ratio = max(shape) / max(scales[-1].shape)
+        targets = programs.compute_targets(
+            programs.resize(content, shape),
+            [programs.shrink(style, ratio) for style in styles],
+            params,
+            config=config.objective,
+        )
+        args = params, targets, weights
+        state = programs.init(
+            programs.resize(x, shape),
+            begun,
+            args,
+            loss_and_grad=loss_and_grad,
+            optimizer=optimizer,
+            average=config.average,
+        )
+        if result is not None:
+            state = programs.carry(result.state, state, shape)
+        elif resume is not None:
+            state = _restored(resume.leaves, state)
+        report = _Report(
+            callback,
+            scale=index,
+            begun=begun,
+            num_steps=int(begun.max()) + sum(scale.num_steps for scale in scales[index:]),
+            size=max(shape),
+            seconds=time.perf_counter() - clock,
+            history=history,
+        )
+        result = run(
+            loss_and_grad,
+            state,
+            *args,
+            num_steps=begun + num_steps,
+            interrupted=interrupted,
+            compiled=programs.compiled,
+            callback=report,
+            every=every,
+        )
+        x, history = result.x, report.join(result.history)
+        begun, status = np.asarray(result.state.evaluation), np.asarray(result.status)
+        if interrupted.is_set() and index < len(scales) - 1:
+            # Even those that were done with this scale.
+            status = np.where(status == Status.NON_FINITE, status, Status.INTERRUPTED)
+        if np.isin(status, (Status.INTERRUPTED, Status.NON_FINITE)).all():
+            break
     assert result is not None  # there is at least one scale
     # Departs from systems that clamp inside the loop, which breaks L-BFGS: the history has the
     # losses of images before clipping.
-    image = jnp.clip(_resized(x, scales[-1].shape), 0, 1)
-    return TransferResult(image, status, history)
+    return jnp.clip(programs.resize(x, scales[-1].shape), 0, 1), status, history
 
 
 @dataclass(frozen=True)
@@ -305,7 +412,7 @@ class _Report:
 
     callback: Callable[[Progress], object] | None
     scale: int
-    begun: int  #: evaluations made before this scale
+    begun: Any  #: evaluations made before this scale
     num_steps: int  #: of all scales
     size: int  #: long side
     seconds: float  #: when this scale's run began, or went on
@@ -317,9 +424,9 @@ class _Report:
             return self.history
         here = history | {
             "seconds": self.seconds + history["seconds"],
-            "size": np.full(len(history["loss"]), self.size),
+            "size": np.full(history["loss"].shape, self.size),
         }
-        return {k: np.concatenate([self.history[k], v]) if self.history else v
+        return {k: np.concatenate([self.history[k], v], axis=-1) if self.history else v
                 for k, v in here.items()}  # fmt: skip
 
     def __call__(self, progress: Progress) -> object:
@@ -330,19 +437,20 @@ class _Report:
         return self.callback(
             progress._replace(
                 num_steps=self.num_steps,
-                seconds=float(history["seconds"][-1]),
+                seconds=float(history["seconds"][..., -1].max()),
                 history=history,
                 state=TransferState(self.scale, self.begun, leaves, history),
             )
         )
 
 
-def _first_image(
+def first_image(
     content: jax.Array,
     config: TransferConfig,
     key: jax.Array | None,
     initial_image: jax.Array | None,
 ) -> jax.Array:
+    """Where a transfer starts; noise comes at the size of the coarsest scale."""
     if initial_image is not None:
         check_image(initial_image, "initial_image")
         if initial_image.shape != content.shape:
@@ -356,10 +464,6 @@ def _first_image(
         # At the coarsest scale, so that it is white there.
         return jax.random.uniform(key, (*schedule(content, config)[0].shape, 3), content.dtype)
     return content
-
-
-def _resized(image: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    return image if image.shape[:2] == shape else resize(image, *shape)
 
 
 def _restored(leaves: list[Any], like: State) -> State:
