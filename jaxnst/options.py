@@ -67,7 +67,7 @@ def _add_config_options(parser: Any, config: type) -> None:
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """Add `--preset` and an option for each number that may stand in place of the preset's."""
     parser.add_argument(
-        "--preset", default="pastiche", help=f"the recipe: {', '.join(PRESETS)} (%(default)s)"
+        "--preset", default="default", help=f"the recipe: {', '.join(PRESETS)} (%(default)s)"
     )
     group = parser.add_argument_group("in place of what the preset says")
     for name in ("content_weight", "style_weight", "tv_weight"):

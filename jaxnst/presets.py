@@ -50,10 +50,10 @@ PRESETS: dict[str, Callable[[], tuple[TransferConfig, LossWeights]]] = {
 
 
 def preset(name: str) -> tuple[TransferConfig, LossWeights]:
-    """A published recipe.
+    """A recipe: a published one, or jaxnst's own.
 
     Args:
-        name: "article" (the 256-pixel recipe of many tutorials), "gatys2016" (Gatys, Ecker &
+        name: "default" (jaxnst's own, from coarse to fine), "article" (the 256-pixel recipe of many tutorials), "gatys2016" (Gatys, Ecker &
             Bethge, CVPR 2016, on the plain network) or "pastiche" (the PyPI package pastiche).
 
     Returns:

@@ -383,8 +383,8 @@ def test_without_options_the_recipe_is_the_preset(name: str) -> None:
     assert recipe(f"--preset {name}") == preset(name)
 
 
-def test_pastiche_is_the_default() -> None:
-    assert recipe("") == preset("pastiche")
+def test_without_a_preset_the_recipe_is_the_default() -> None:
+    assert recipe("") == preset("default")
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_crop_and_fit() -> None:
 
 def test_weights_replace_those_of_the_preset() -> None:
     _, weights = recipe("--content-weight 2 --style-weight 0 --tv-weight 1e-3")
-    assert weights == preset("pastiche")[1]._replace(content=2, style=0, tv=1e-3)
+    assert weights == preset("default")[1]._replace(content=2, style=0, tv=1e-3)
 
 
 def test_layers_keep_the_weights_that_the_preset_gives_them() -> None:

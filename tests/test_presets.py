@@ -50,8 +50,19 @@ def pastiche(image, content, style):
     return 0.01 * np.mean((flatten(image[CONTENT]) - flatten(content[CONTENT])) ** 2), total_style
 
 
-FORMULAS = {"article": article, "gatys2016": gatys2016, "pastiche": pastiche}
-POOLING = {"article": "max", "gatys2016": "average", "pastiche": "max"}
+def default(image, content, style):
+    """As pastiche, with ten times the content."""
+    content_loss, style_loss = pastiche(image, content, style)
+    return 10 * content_loss, style_loss
+
+
+FORMULAS = {
+    "default": default,
+    "article": article,
+    "gatys2016": gatys2016,
+    "pastiche": pastiche,
+}
+POOLING = {"default": "max", "article": "max", "gatys2016": "average", "pastiche": "max"}
 
 
 def test_every_preset_has_a_formula_here():
@@ -61,7 +72,13 @@ def test_every_preset_has_a_formula_here():
 # The paper's equation 4 is for pictures of one size; the others' are for any.
 @pytest.mark.parametrize(
     ("name", "same_size"),
-    [("article", True), ("article", False), ("gatys2016", True), ("pastiche", False)],
+    [
+        ("article", True),
+        ("article", False),
+        ("gatys2016", True),
+        ("pastiche", False),
+        ("default", False),
+    ],
 )
 def test_loss_agrees_with_the_formula(name, same_size, content, style, params):
     if same_size:
@@ -93,7 +110,9 @@ def test_what_the_recipes_say_of_the_run():
         "article": "content",
         "gatys2016": "noise",
         "pastiche": "content",
+        "default": "content",
     }
+    assert recipes["default"].min_size == 128  # from coarse to fine
     assert all(c.optimizer == "lbfgs" for c in recipes.values())
 
 
