@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from jaxnst.objective import LossWeights
 from jaxnst.optimize import Status
 from jaxnst.sweep import SweepProgress, sweep
 from jaxnst.transfer import TransferConfig, TransferResult
-from jaxnst.vgg import Params
+from jaxnst.vgg import Params, min_size
 
 
 class Content(NamedTuple):
@@ -35,7 +35,9 @@ class Content(NamedTuple):
     output: str  #: the result's path within the job's folder, with slashes
 
 
-def find_contents(paths: Iterable[Path], suffix: str) -> list[Content]:
+def find_contents(
+    paths: Iterable[Path], suffix: str, *, output: Path | None = None
+) -> list[Content]:
     """All pictures that are named, and all in folders that are named, in a fixed order.
 
     A result is called as its content is, but for the suffix. Where two would be called the same,
@@ -44,6 +46,7 @@ def find_contents(paths: Iterable[Path], suffix: str) -> list[Content]:
     Args:
         paths: of pictures and of folders.
         suffix: of the results, such as ".png".
+        output: the folder of the results, which are no contents.
 
     Raises:
         FileNotFoundError: a path that is not there.
@@ -53,6 +56,8 @@ def find_contents(paths: Iterable[Path], suffix: str) -> list[Content]:
     for path in paths:
         if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if _is_content(file, path)]
+            if output is not None and path.resolve() in output.resolve().parents:
+                inside = [f for f in inside if output.resolve() not in f.resolve().parents]
             found |= {file: file.relative_to(path) for file in inside}
         elif path.exists():
             found[path] = Path(path.name)
@@ -138,7 +143,8 @@ def run_batch(
     written: deque[Future[Entry]] = deque()
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer:
         loads = _ahead(readers, partial(_load, batch, manifest), _by_shape(contents), batch.lanes)
-        for group in _grouped(loads, batch.lanes):
+        going = takewhile(lambda _: not interrupted.is_set(), loads)
+        for group in _grouped(going, batch.lanes):
             if interrupted.is_set():
                 break
             if isinstance(group, dict):
@@ -176,7 +182,7 @@ def _ahead(
     load: Callable[[Content], _Loaded | Entry | None],
     contents: Iterable[Content],
     lanes: int,
-) -> Iterator[_Loaded | Entry]:
+) -> Iterator[_Loaded | Entry | None]:
     """What is loaded, in order, some of it before it is asked for."""
     pending: deque[Future[_Loaded | Entry | None]] = deque()
     rest = iter(contents)
@@ -185,8 +191,7 @@ def _ahead(
         if not pending:
             return
         loaded = pending.popleft().result()
-        if loaded is not None:
-            yield loaded
+        yield loaded
 
 
 def _load(batch: Batch, manifest: Manifest, content: Content) -> _Loaded | Entry | None:
@@ -196,24 +201,35 @@ def _load(batch: Batch, manifest: Manifest, content: Content) -> _Loaded | Entry
         "size": config.size,
         "fit": config.fit,
         "crop": config.crop,
-        "multiple": batch.multiple,
+        "multiple": 1 if config.crop else batch.multiple,
     }
-    made_of: dict[str, Any] = {"content": str(content.path)}
+    made_of: dict[str, Any] = {"content": str(content.path), "settings": batch.settings}
     try:
-        made_of |= {"settings": batch.settings, "content_sha256": file_digest(content.path)}
+        made_of["content_sha256"] = file_digest(content.path)
         if manifest.is_done(content.output, made_of):
             return None
         image = np.asarray(load_image(content.path, **geometry))
+        least = min_size(config.objective.content_layers + config.objective.style_layers)
+        if min(image.shape[:2]) < least:
+            height, width = image.shape[:2]
+            raise ValueError(
+                f"{str(content.path)!r} is {width}x{height} pixels at this size, and the network "
+                f"needs {least}x{least}: give a larger --size"
+            )
         return _Loaded(content, made_of, image, load_alpha(content.path, **geometry))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         return {"output": content.output, "status": "failed", "error": reason} | made_of
 
 
-def _grouped(loads: Iterable[_Loaded | Entry], lanes: int) -> Iterator[list[_Loaded] | Entry]:
+def _grouped(
+    loads: Iterable[_Loaded | Entry | None], lanes: int
+) -> Iterator[list[_Loaded] | Entry]:
     """Pictures of one shape that follow each other, so many at a time; lines as they come."""
     group: list[_Loaded] = []
     for loaded in loads:
+        if loaded is None:
+            continue
         if isinstance(loaded, dict):
             yield loaded
             continue
@@ -253,7 +269,8 @@ def _write(
     entry: Entry = {"output": loaded.content.output, "status": "failed"} | loaded.made_of
     evaluations = len(result.history["loss"])
     if result.status is Status.NON_FINITE and evaluations <= 1:
-        entry["error"] = "the loss is not finite at the first image; use smaller weights"
+        quoted = repr(str(loaded.content.path))
+        entry["error"] = f"the loss of {quoted} is not finite at the start; use smaller weights"
         return manifest.append(entry)
     path = manifest.folder / loaded.content.output
     path.parent.mkdir(parents=True, exist_ok=True)

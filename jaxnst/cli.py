@@ -1,6 +1,7 @@
 """The command line. The only file that prints or exits."""
 
 import argparse
+import dataclasses
 import logging
 import math
 import shlex
@@ -205,6 +206,8 @@ def _sweep(options: argparse.Namespace) -> int:
         )
     if options.seeds and config.init != "noise":
         raise ValueError("--seeds are those of the noise to start from: add --init noise")
+    for seed in axes.get("seed", ()):
+        dataclasses.replace(config, seed=seed)  # which refuses what is none
     geometry: dict[str, Any] = {"size": config.size, "fit": config.fit, "crop": config.crop}
     content = load_image(options.content, **geometry)
     styles = [load_image(path, **geometry) for path in options.style]
@@ -236,7 +239,7 @@ def _batch(options: argparse.Namespace) -> int:
     """Run `jaxnst batch`; returns the exit status."""
     _join_others(options)
     config, weights = recipe(options)
-    contents = hosts.share(find_contents(options.contents, options.suffix))
+    contents = hosts.share(find_contents(options.contents, options.suffix, output=options.output))
     styles = [
         load_image(path, size=config.size, fit=config.fit, crop=config.crop)
         for path in options.style
@@ -301,18 +304,22 @@ def _run_job(
             if show is not None:
                 show.advance()
     if terminated.is_set() or interrupted.is_set():
-        print(f"{options.output}: {tally['done']} pictures, interrupted; the same command goes on")
+        print(f"{options.output}: {_count(tally['done'])}, interrupted; the same command goes on")
         return 143 if terminated.is_set() else 130
     hosts.wait_for_all("done")
     if hosts.is_first():
         manifest.merge()
     hosts.wait_for_all("merged")
     skipped = count - tally.total()
-    parts = [f"{tally['done']} pictures made"]
+    parts = [f"{_count(tally['done'])} made"]
     parts += [f"{skipped} there already"] * bool(skipped)
     parts += [f"{tally['failed']} could not be"] * bool(tally["failed"])
     print(f"{options.output}: {', '.join(parts)}")
     return 1 if tally["failed"] else 0
+
+
+def _count(pictures: int) -> str:
+    return f"{pictures} picture{'' if pictures == 1 else 's'}"
 
 
 def _weights_list(options: argparse.Namespace) -> int:

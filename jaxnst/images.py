@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import jax
 import jax.numpy as jnp
@@ -167,9 +167,11 @@ def picture_size(path: PathLike) -> tuple[int, int] | None:
     A quick look at many files; what is told here may be wrong where the rest of a file is damaged.
     """
     try:
-        with _opening, Image.open(path) as picture:
+        with open(path, "rb") as file:
+            picture = _open(file)
             turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return picture.size[::-1] if turned else picture.size
+            # Pillow turns a TIFF by itself.
+            return picture.size[::-1] if turned and picture.format != "TIFF" else picture.size
     except Exception:  # of many kinds
         return None
 
@@ -178,6 +180,16 @@ def is_picture_name(path: PathLike) -> bool:
     """Whether a file is called like one of a picture that Pillow reads."""
     suffix = Path(path).suffix.lower()
     return Image.registered_extensions().get(suffix) in Image.OPEN
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """Read a picture's head."""
+    with _opening:  # Pillow's own limit is global: lift it to ours, then put it back
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+        try:
+            return Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 @contextlib.contextmanager
@@ -189,12 +201,7 @@ def _upright(path: Path) -> Iterator[Image.Image]:
         raise FileNotFoundError(f"there is no file {_quoted(path)}: check the path")
     with open(path, "rb") as file:
         try:
-            with _opening:  # Pillow's own limit is global: lift it to ours, then put it back
-                limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
-                try:
-                    picture: Image.Image = Image.open(file)
-                finally:
-                    Image.MAX_IMAGE_PIXELS = limit
+            picture = _open(file)
             if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             picture.load()

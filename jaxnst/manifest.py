@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from jaxnst.files import replacing
 
 Entry = dict[str, Any]
 
-_NAME = "manifest.jsonl"
+_NAME, _PARTS = "manifest.jsonl", "manifest*.jsonl"
 
 
 def file_digest(path: Path) -> str:
@@ -44,7 +45,7 @@ def describe_run(path: Path, history: Mapping[str, Any], status: str, seconds: f
         "status": "done",
         "run": status,
         "evaluations": len(losses),
-        **terms,
+        "losses": terms,
         "seconds": round(seconds, 3),
         "sha256": file_digest(path),
     }
@@ -90,7 +91,9 @@ class Manifest:
                 f"there is no folder {str(self.folder.parent)!r}: make it first"
             )
         self.folder.mkdir(exist_ok=True)
-        if not _parts(self.folder) and any(self.folder.iterdir()):
+        # One look, since other processes may be opening it too.
+        there = [path.name for path in self.folder.iterdir()]
+        if there and not any(fnmatch(name, _PARTS) for name in there):
             raise ValueError(f"{quoted} is not empty: give a new folder, or that of the same job")
         for entry in self.entries.values():
             other = entry.get("settings", {})
@@ -103,11 +106,14 @@ class Manifest:
         self.path.touch()
 
     def discard(self) -> None:
-        """Remove the manifest, and the pictures that it tells of."""
+        """Remove the pictures that the manifest tells of, and leave an empty manifest."""
         for output in self.entries:
             (self.folder / output).unlink(missing_ok=True)
-        for path in _parts(self.folder):
-            path.unlink()
+        if parts := _parts(self.folder):
+            (self.folder / _NAME).write_bytes(b"")  # by which the folder stays that of a job
+        for path in parts:
+            if path.name != _NAME:
+                path.unlink()
 
     def is_done(self, output: str, made_of: Mapping[str, Any]) -> bool:
         """Whether a picture was made, of just this, and is still there as it was."""
@@ -148,7 +154,7 @@ class Manifest:
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("manifest*.jsonl"))
+    return sorted(folder.glob(_PARTS))
 
 
 def _read(path: Path) -> list[Entry]:

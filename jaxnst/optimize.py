@@ -459,9 +459,25 @@ def minimize(
         )
 
 
+class _Handler:
+    """Sets flags at the first Ctrl-C, and gives way to the handler before it for the second."""
+
+    def __init__(self, previous: Any) -> None:
+        self.previous = previous
+        self.flags: list[threading.Event] = []
+
+    def __call__(self, *_: object) -> None:
+        for flag in self.flags:
+            flag.set()
+        signal.signal(signal.SIGINT, self.previous)
+
+
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event that is yielded; a second Ctrl-C raises KeyboardInterrupt."""
+    """Ctrl-C sets the event that is yielded; a second Ctrl-C raises KeyboardInterrupt.
+
+    Within another such block, it sets the events of both.
+    """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag  # only the main thread receives signals
@@ -470,13 +486,12 @@ def interruptible() -> Iterator[threading.Event]:
     if previous in (signal.SIG_IGN, None):
         yield flag  # a job in the background is to ignore Ctrl-C; None is a handler of C code
         return
-
-    def handle(*_: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, handle)
+    handler = previous if isinstance(previous, _Handler) else _Handler(previous)
+    handler.flags.append(flag)
+    signal.signal(signal.SIGINT, handler)
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, previous)
+        handler.flags.remove(flag)
+        if not handler.flags:
+            signal.signal(signal.SIGINT, handler.previous)

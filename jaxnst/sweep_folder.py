@@ -132,7 +132,7 @@ def _save(
     """Save a picture, then its line in the manifest."""
     entry = job.entry(lane)
     if result.status is Status.NON_FINITE and len(result.history["loss"]) <= 1:
-        error = "the loss is not finite at the first image; use smaller weights"
+        error = f"the loss of {job.outputs[lane]} is not finite at the start; use smaller weights"
         return manifest.append(entry | {"status": "failed", "error": error})
     path = manifest.folder / job.outputs[lane]
     save_image(path, result.image, alpha=job.alpha)

@@ -56,7 +56,7 @@ KEEPERS = {  # third-party package -> the only files that may import it
     "PIL": {"animation", "images", "sheet"},
     "h5py": {"containers"},
     "matplotlib": {"plot"},
-    "orbax": {"checkpoint"},
+    "orbax": {"checkpoint", "hosts"},
     "pooch": {"known_files"},
     "rich": {"progress"},
     "psutil": {"lanes"},

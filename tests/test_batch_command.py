@@ -33,7 +33,7 @@ def _listen(event: str, duration: float, **details: Any) -> None:
 jax.monitoring.register_event_duration_secs_listener(_listen)
 
 LAYERS = ["--content-layers", "relu2_1", "--style-layers", "relu1_1"]
-SMALL = [*LAYERS, "--optimizer", "adam", "--size", "32", "--num-steps", "3"]
+SMALL = ["--preset", "pastiche", *LAYERS, "--optimizer", "adam", "--size", "32", "--num-steps", "3"]
 JOB = ["batch", "photos", "--styles", "paint.png", "-o", "out", *SMALL]
 #: Sides of the pictures, and of what is made of them: three shapes.
 SIDES = {
@@ -290,11 +290,12 @@ def test_what_has_changed_is_done_again(again: dict[str, tuple[int, bytes]]) -> 
 
 @pytest.mark.parametrize(
     ("words", "part"),
-    [(["--num-steps", "2"], "other num_steps"), (["--styles", "photos/wide.jpg"], "other style")],
+    [(["--num-steps", "2"], "other num_steps"), (["--styles", "other.png"], "other style")],
 )
 def test_other_settings_are_refused_or_replace_what_is_there(
     again: dict[str, tuple[int, bytes]], words: list[str], part: str
 ) -> None:
+    paint(Path("other.png"), (40, 30), 11)
     Path("out/notes.txt").write_text("mine")
     files = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
     check_refused(call(*JOB, *words), "out", part, "--restart")

@@ -19,6 +19,7 @@ import jaxnst
 from jaxnst import cli
 from jaxnst.objective import LossWeights, ObjectiveConfig
 from jaxnst.options import recipe as recipe_of
+from jaxnst.parser import make_parser
 from jaxnst.presets import PRESETS, preset
 from jaxnst.transfer import TransferConfig
 
@@ -375,7 +376,7 @@ def test_help_lists_every_option(run: Run, command: str) -> None:
 
 
 def recipe(options: str, command: str = "transfer c s -o o") -> tuple[TransferConfig, LossWeights]:
-    return recipe_of(cli._parser().parse_args([*command.split(), *options.split()]))
+    return recipe_of(make_parser().parse_args([*command.split(), *options.split()]))
 
 
 @pytest.mark.parametrize("name", PRESETS)
