@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), metavar="OUT")
     # What two cores of a laptop can do in about a minute.
     demo.set_defaults(command="transfer", content=DEMO / "content.jpg", style=[DEMO / "style.jpg"])
-    demo.set_defaults(recipe_defaults={"size": 320, "num_steps": 150, "content_weight": 0.25})
+    demo.set_defaults(recipe_defaults={"size": 320, "num_steps": 80})
 
     sweep = commands.add_parser(
         "sweep", help="make a picture for each of several weights, and a page to walk through them"

@@ -446,6 +446,7 @@ def test_other_layers_run(run: Run, folder: Path) -> None:
 
 def test_the_demo_has_defaults_that_options_replace() -> None:
     config, weights = recipe("", "demo")
-    assert (config.size, config.num_steps, weights.content) == (320, 150, 0.25)
+    assert (config.size, config.num_steps) == (320, 80)
+    assert weights == preset("default")[1]
     config, weights = recipe("--size 32 --content-weight 3", "demo")
-    assert (config.size, config.num_steps, weights.content) == (32, 150, 3)
+    assert (config.size, config.num_steps, weights.content) == (32, 80, 3)
