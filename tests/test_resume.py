@@ -80,7 +80,9 @@ def check_refused(outcome, *parts):
 
 
 @BOTH
-@pytest.mark.parametrize("stop", [2, 5, 7])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(2, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_resumed_ends_with_the_same_bytes(run, options, stop):
     assert run(*options)[0] == 0
     expected = Path("out.png").read_bytes()
@@ -502,6 +504,7 @@ def is_saving(folder):
     return any("tmp" in path.name for path in folder.glob("state/*"))
 
 
+@pytest.mark.slow
 def test_a_real_process_is_interrupted_and_resumed(tmp_path):
     words = [*LBFGS, "--first-steps", "100000", "--checkpoint-seconds", "0.1"]
     process = start(tmp_path, *words)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from jaxnst.spectrum import favour_large_shapes
+from jaxnst import spectrum
+
+# Operation by operation, it would take seconds to compile.
+favour_large_shapes = jax.jit(spectrum.favour_large_shapes)
 
 SHAPES = [(8, 8, 3), (7, 12, 3), (1, 5, 2), (1, 1, 1)]
 

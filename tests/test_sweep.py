@@ -83,7 +83,11 @@ def check_same(together: Any, alone: Any, *, image: float = 1e-4, loss: float = 
 
 @pytest.mark.parametrize(
     ("config", "weights"),
-    [(ADAM, WEIGHTS), (LBFGS, WEIGHTS), (DEEP, DEEP_WEIGHTS)],
+    [
+        (ADAM, WEIGHTS),
+        (LBFGS, WEIGHTS),
+        pytest.param(DEEP, DEEP_WEIGHTS, marks=pytest.mark.slow),  # a large program
+    ],
     ids=["adam", "lbfgs", "deep"],
 )
 def test_style_weights(

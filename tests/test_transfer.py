@@ -199,6 +199,7 @@ def test_each_scale_starts_from_the_last_ones_image(
     assert result.history["loss"][first_steps] == pytest.approx(float(loss), rel=1e-3)
 
 
+@pytest.mark.slow  # half a minute
 def test_it_pays_to_begin_small(content: jax.Array, style: jax.Array, params: Params) -> None:
     at_once = dataclasses.replace(CONFIG, num_steps=20)
     slowly = dataclasses.replace(at_once, min_size=48, first_steps=60)
@@ -266,7 +267,10 @@ def test_the_average_is_the_answer(small: jax.Array, paint: jax.Array, params: P
 
 
 @BOTH
-@pytest.mark.parametrize("pause", [3, 6, 9])
+@pytest.mark.parametrize(
+    "pause",
+    [pytest.param(3, marks=pytest.mark.slow), 6, pytest.param(9, marks=pytest.mark.slow)],
+)
 def test_goes_on_to_the_same_bits(
     small: jax.Array, paint: jax.Array, params: Params, config: TransferConfig, pause: int
 ) -> None:
