@@ -125,7 +125,7 @@ def sweep(
         content: (H, W, 3) or (L, H, W, 3), sRGB in [0, 1].
         style: one such image of any size, or a list whose styles are blended in equal shares.
         params: from `load_params`.
-        weights: each leaf a number or (L,); `weight_grid` makes them.
+        weights: each leaf a number, or (L,) or a list of them; `weight_grid` makes such.
         config: the recipe, the same for all lanes.
         key: for the noise: one, and all lanes have the same, or (L,) of them.
         initial_image: (H, W, 3) or (L, H, W, 3), to start from.
@@ -190,7 +190,10 @@ def sweep_groups(
 ) -> Iterator[tuple[range, SweepResult]]:
     """`sweep`, yielding which lanes of a group are done and their results, group by group."""
     styles = list(style) if isinstance(style, Sequence) else [style]
-    weights = canonical_weights(weights)
+    # A list of numbers is an axis of lanes too, not a tree of numbers.
+    weights = canonical_weights(
+        jax.tree.map(np.asarray, weights, is_leaf=lambda leaf: isinstance(leaf, list))
+    )
     if lane_batch is not None and (
         isinstance(lane_batch, bool) or not isinstance(lane_batch, int) or lane_batch < 1
     ):

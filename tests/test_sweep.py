@@ -248,6 +248,7 @@ def test_all_lanes_and_groups_share_one_program(
 
     assert steps_compiled(WEIGHTS._replace(style=STYLE_WEIGHTS)) == 1  # found to fit, too
     assert steps_compiled(WEIGHTS._replace(style=STYLE_WEIGHTS * 2)) == 0
+    assert steps_compiled(WEIGHTS._replace(style=[1, 2.5, 4])) == 0
     assert steps_compiled(WEIGHTS._replace(tv=STYLE_WEIGHTS)) == 0
     assert steps_compiled(WEIGHTS._replace(style=np.arange(6)), lane_batch=3) == 0
 
