@@ -22,6 +22,7 @@ from jaxnst import (
     SweepProgress,
     SweepResult,
     compute_targets,
+    load_image,
     loss_and_grad,
     perceptual_loss,
     preset,
@@ -202,25 +203,43 @@ def test_users_own_vmap_does_the_same(small: jax.Array, paint: jax.Array, params
     np.testing.assert_allclose(losses, results.history["loss"][:, 0], rtol=1e-4)
 
 
-@pytest.mark.slow  # three minutes on two cores
+@pytest.mark.slow  # minutes on two cores
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_eight_style_weights_at_128(params: Params, optimizer: Any) -> None:
-    from jaxnst import load_image
+    """In float32 a run depends on the last bits of its start; lanes are to differ no more.
 
+    Gradients of a lane and of a single run agree to 2e-7, but moving the start by one rounding, as
+    the last run here does, moves a picture by 5e-4 to 3e-3 in 50 steps of Adam, and some of the
+    trials of 30 of L-BFGS by a tenth of their loss. Below that, two runs cannot be told apart.
+    """
     demo = Path(lanes_module.__file__).parent / "demo"
     content, style = (load_image(demo / f"{name}.jpg", size=128) for name in ("content", "style"))
     steps = 50 if optimizer == "adam" else 30
-    config = dataclasses.replace(DEEP, optimizer=optimizer, num_steps=steps)
+    config = dataclasses.replace(DEEP, optimizer=optimizer, num_steps=steps, memory=20)
     weights = DEEP_WEIGHTS._replace(style=np.geomspace(0.1, 1e3, 8))
     results = sweep(content, style, params=params, weights=weights, config=config, lane_batch=8)
-    for i in range(8):
-        alone = style_transfer(
-            content, style, params=params, weights=pick(weights, i), config=config
+    rounding = 6e-8 * jax.random.rademacher(jax.random.key(0), content.shape)
+    for i in (0, 7):
+        alone, moved = (
+            style_transfer(
+                content,
+                style,
+                params=params,
+                weights=pick(weights, i),
+                config=config,
+                initial_image=start,
+            )
+            for start in (content, content + rounding)
         )
-        if optimizer == "adam":
-            check_same(results[i], alone)
-        else:  # which turns rounding errors into differences, sooner than Adam
-            np.testing.assert_allclose(results[i].history["loss"], alone.history["loss"], rtol=1e-2)
+        image, floor = (
+            float(jnp.abs(other.image - alone.image).mean()) for other in (results[i], moved)
+        )
+        assert image < 3 * floor
+        loss, floor = (
+            np.abs(other.history["loss"] / alone.history["loss"] - 1).max()
+            for other in (results[i], moved)
+        )
+        assert loss < (1e-3 if optimizer == "adam" else 3 * floor)
 
 
 # --- programs and memory -----------------------------------------------------------------------
