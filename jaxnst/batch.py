@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnst.images import is_picture_name, load_alpha, load_image, picture_size, save_image
+from jaxnst.images import is_picture_name, load_alpha, load_image, picture_size
 from jaxnst.lanes import make_mesh, put
-from jaxnst.manifest import Entry, Manifest, describe_run, file_digest
+from jaxnst.manifest import Entry, Manifest, file_digest
 from jaxnst.objective import LossWeights
 from jaxnst.optimize import Status
 from jaxnst.sweep import SweepProgress, sweep
+from jaxnst.sweep_folder import save_result
 from jaxnst.transfer import TransferConfig, TransferResult
 from jaxnst.vgg import Params, min_size
 
@@ -146,7 +147,7 @@ def run_batch(
         going = takewhile(lambda _: not interrupted.is_set(), loads)
         for group in _grouped(going, batch.lanes):
             if interrupted.is_set():
-                break
+                break  # what was read before is not begun
             if isinstance(group, dict):
                 written.append(writer.submit(manifest.append, group))
             else:
@@ -157,8 +158,11 @@ def run_batch(
                     break
                 seconds = (time.perf_counter() - began) / len(group)
                 for loaded, result in zip(group, results, strict=True):
-                    write = partial(_write, batch, manifest, loaded, result, seconds)
-                    written.append(writer.submit(write))
+                    entry = {"output": loaded.content.output} | loaded.made_of
+                    save = partial(
+                        save_result, manifest, entry, result, alpha=loaded.alpha, seconds=seconds
+                    )
+                    written.append(writer.submit(save))
             # The next group waits for the writing of the last but one.
             while len(written) > 2 * batch.lanes or (written and written[0].done()):
                 yield written.popleft().result()
@@ -190,8 +194,7 @@ def _ahead(
         pending.extend(readers.submit(load, c) for c in islice(rest, 2 * lanes + 1 - len(pending)))
         if not pending:
             return
-        loaded = pending.popleft().result()
-        yield loaded
+        yield pending.popleft().result()
 
 
 def _load(batch: Batch, manifest: Manifest, content: Content) -> _Loaded | Entry | None:
@@ -260,20 +263,3 @@ def _transfer(
         callback=callback,
     )
     return list(results[: len(group)])
-
-
-def _write(
-    batch: Batch, manifest: Manifest, loaded: _Loaded, result: TransferResult, seconds: float
-) -> Entry:
-    """Save a picture, then its line in the manifest."""
-    entry: Entry = {"output": loaded.content.output, "status": "failed"} | loaded.made_of
-    evaluations = len(result.history["loss"])
-    if result.status is Status.NON_FINITE and evaluations <= 1:
-        quoted = repr(str(loaded.content.path))
-        entry["error"] = f"the loss of {quoted} is not finite at the start; use smaller weights"
-        return manifest.append(entry)
-    path = manifest.folder / loaded.content.output
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(path, result.image, alpha=loaded.alpha)
-    status = result.status.name.lower()
-    return manifest.append(entry | describe_run(path, result.history, status, seconds))

@@ -2,12 +2,18 @@
 
 import operator
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as ProgressBar
 
 from jaxnst.optimize import Progress
@@ -15,29 +21,35 @@ from jaxnst.sweep import SweepProgress
 from jaxnst.transfer import Scale
 
 
-class TransferBar(AbstractContextManager["TransferBar"]):
+class _Bar:
+    """Shown within a `with` block."""
+
+    def __init__(self, *columns: ProgressColumn) -> None:
+        self.bar = ProgressBar(*columns, console=Console(stderr=True))
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+class TransferBar(_Bar):
     """Evaluations, losses and the time left of a transfer; a callback."""
 
     def __init__(self, scales: Sequence[Scale]) -> None:
-        self.bar = ProgressBar(
+        super().__init__(
             TextColumn("{task.fields[evaluations]}"),
             BarColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
-            console=Console(stderr=True),
         )
         # The bar counts pixels, since an evaluation of twice the size takes four times as long.
         self.pixels = [height * width for (height, width), _ in scales]
         self.steps = [scale.num_steps for scale in scales]
         total = sum(map(operator.mul, self.pixels, self.steps))
         self.task = self.bar.add_task("compiling …", total=total, evaluations="")
-
-    def __enter__(self) -> "TransferBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def __call__(self, progress: Progress) -> None:
         """Show a record."""
@@ -54,26 +66,18 @@ class TransferBar(AbstractContextManager["TransferBar"]):
         )
 
 
-class JobBar(AbstractContextManager["JobBar"]):
+class JobBar(_Bar):
     """Pictures done and the time left of a sweep or a batch; a callback."""
 
     def __init__(self, count: int) -> None:
-        self.bar = ProgressBar(
+        super().__init__(
             TextColumn("{task.fields[pictures]}"),
             BarColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
-            console=Console(stderr=True),
         )
         self.count, self.done = count, 0
         self.task = self.bar.add_task("starting …", total=count, pictures=f"0/{count}")
-
-    def __enter__(self) -> "JobBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def __call__(self, sweep: SweepProgress) -> None:
         """Show how far the pictures in work are."""
@@ -96,25 +100,17 @@ def _range(numbers: ArrayLike) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-class DownloadBar(AbstractContextManager["DownloadBar"]):
+class DownloadBar(_Bar):
     """Bytes and the time left of a download; called with both."""
 
     def __init__(self, name: str) -> None:
-        self.bar = ProgressBar(
+        super().__init__(
             TextColumn(name),
             BarColumn(),
             DownloadColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
         )
         self.task = self.bar.add_task(name, total=None)
-
-    def __enter__(self) -> "DownloadBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def __call__(self, done: int, total: int | None) -> None:
         """Show how far it is."""

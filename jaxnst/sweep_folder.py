@@ -111,7 +111,9 @@ def run_sweep_folder(
         seconds = (time.perf_counter() - began) / len(group)
         for i, result in zip(group, results, strict=True):
             if len(result.history.get("loss", ())):  # else it never began
-                yield _save(job, manifest, lanes[i], result, seconds)
+                yield save_result(
+                    manifest, job.entry(lanes[i]), result, alpha=job.alpha, seconds=seconds
+                )
             if result.status is Status.INTERRUPTED:
                 interrupted.set()
         began = time.perf_counter()
@@ -126,17 +128,26 @@ def _weights(weights: LossWeights, settings: Sequence[Settings]) -> LossWeights:
     return weights._replace(**lanes)
 
 
-def _save(
-    job: SweepFolder, manifest: Manifest, lane: int, result: TransferResult, seconds: float
+def save_result(
+    manifest: Manifest, entry: Entry, result: TransferResult, *, alpha: Any, seconds: float
 ) -> Entry:
-    """Save a picture, then its line in the manifest."""
-    entry = job.entry(lane)
+    """Save a picture, then its line in the manifest, which is returned.
+
+    Args:
+        manifest: of the folder.
+        entry: what is known of the picture beforehand, its `output` among it.
+        result: of its transfer.
+        alpha: the content's opacity, if it has any.
+        seconds: that it took.
+    """
+    output = entry["output"]
     if result.status is Status.NON_FINITE and len(result.history["loss"]) <= 1:
-        error = f"the loss of {job.outputs[lane]} is not finite at the start; use smaller weights"
+        error = f"the loss of {output!r} is not finite at the start; use smaller weights"
         return manifest.append(entry | {"status": "failed", "error": error})
-    path = manifest.folder / job.outputs[lane]
-    save_image(path, result.image, alpha=job.alpha)
-    entry |= describe_run(path, result.history, result.status.name.lower(), seconds)
+    path = manifest.folder / output
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(path, result.image, alpha=alpha)
+    entry = entry | describe_run(path, result.history, result.status.name.lower(), seconds)
     if result.status is Status.INTERRUPTED:
         entry["status"] = "interrupted"
     return manifest.append(entry)
