@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="make a picture from the two that come along")
     demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), metavar="OUT")
-    # What two cores of a laptop can do in about a minute.
+    # What two cores can do in about two minutes, compilation included.
     demo.set_defaults(command="transfer", content=DEMO / "content.jpg", style=[DEMO / "style.jpg"])
     demo.set_defaults(recipe_defaults={"size": 320, "num_steps": 80})
 

@@ -404,7 +404,7 @@ def test_a_full_disk_ends_the_job(new: None, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnst.batch.save_image", fail)
+        patch.setattr("jaxnst.sweep_folder.save_image", fail)
         outcome = call(*JOB)
     assert outcome.status == 2 and outcome.err.splitlines()[-1].endswith("No space left on device")
     assert kept() == {}
