@@ -37,7 +37,7 @@ class ObjectiveConfig:
         pooling: "max" as VGG19 was trained, "average" as Gatys et al. prefer.
         statistic: of a style layer: "gram" (mean over positions) or "raw_gram" (sum).
         content_distance: "mean" of squares, or "half_sum" (½ Σ, Gatys' equation 1).
-        dtype: of the activations; sums are float32 or better in any case.
+        dtype: of the activations; sums are float32 or better in any case. "float64" needs x64.
     """
 
     content_layers: tuple[str, ...] = field(
@@ -53,7 +53,7 @@ class ObjectiveConfig:
     content_distance: Literal["mean", "half_sum"] = field(
         default="mean", metadata={"help": "squared differences by mean or half their sum"}
     )
-    dtype: Literal["float32", "bfloat16"] = field(
+    dtype: Literal["float32", "bfloat16", "float64"] = field(
         default="float32", metadata={"help": "type of the activations"}
     )
 
@@ -62,7 +62,7 @@ class ObjectiveConfig:
             ("pooling", ("max", "average")),
             ("statistic", tuple(STATISTICS)),
             ("content_distance", tuple(CONTENT_DISTANCES)),
-            ("dtype", ("float32", "bfloat16")),
+            ("dtype", ("float32", "bfloat16", "float64")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(

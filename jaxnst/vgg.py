@@ -155,7 +155,7 @@ def extract_features(
         layers: names such as `conv4_2` (before the ReLU), `relu4_2` (after it), `pool4`. Nothing
             deeper than the deepest is computed.
         pooling: "max" or "average".
-        dtype: of the activations, "float32" or "bfloat16".
+        dtype: of the activations, "float32", "bfloat16", or under x64 "float64".
 
     Returns:
         A dict from each name in `layers` to its (h, w, c) features.
@@ -172,10 +172,13 @@ def extract_features(
         return {}
     if pooling not in ("max", "average"):
         raise ValueError(f'pooling must be "max" or "average", not {pooling!r}')
-    if dtype not in ("float32", "bfloat16"):
+    if dtype not in ("float32", "bfloat16", "float64"):
         raise ValueError(
-            f'dtype must be "float32" or "bfloat16", not {dtype!r}; float16 overflows in VGG19'
+            f'dtype must be "float32", "bfloat16" or "float64", not {dtype!r}; float16 overflows '
+            "in VGG19"
         )
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError('dtype "float64" needs JAX to allow it: set JAX_ENABLE_X64=1')
     least = min_size(layers)
     if min(image.shape[:2]) < least:
         deepest = max(layers, key=LAYERS.index)

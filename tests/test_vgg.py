@@ -211,6 +211,17 @@ def test_gradient_agrees_with_finite_differences(small, params, pooling):
     np.testing.assert_allclose(measured, slope, rtol=2e-2)
 
 
+def test_float64_only_where_jax_allows_it(content, params):
+    image = content[:32, :32]
+    with pytest.raises(ValueError, match="JAX_ENABLE_X64"):
+        extract_features(image, params, dtype="float64", layers=("relu1_2",))
+    rough = extract_features(image, params, layers=("relu1_2",))["relu1_2"]
+    with jax.enable_x64(True):
+        fine = extract_features(image, params, dtype="float64", layers=("relu1_2",))["relu1_2"]
+        assert fine.dtype == jnp.float64
+        np.testing.assert_allclose(rough, fine, rtol=1e-4, atol=1e-3)
+
+
 def test_bfloat16_is_close_to_float32(content, params):
     image = content[:32, :48]
     layers = ("conv1_1", "relu2_1", "relu3_1")
