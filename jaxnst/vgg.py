@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxnst.convolution import conv3x3
+
 Params = dict[str, Any]
 Pooling = Literal["max", "average"]
 
@@ -96,6 +98,19 @@ class Normalize(nn.Module):
         return (image - mean) / std
 
 
+class Conv(nn.Module):
+    """A 3×3 convolution with zero padding, as trained; Gatys and all torch systems do the same."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map (h, w, c) features to (h, w, f) of the same dtype."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), self.shape)
+        bias = self.param("bias", nn.initializers.zeros, self.shape[-1:])
+        return conv3x3(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+
+
 class VGG19(nn.Module):
     """The convolutional part of VGG19, computed as deep as the deepest layer asked for.
 
@@ -118,9 +133,7 @@ class VGG19(nn.Module):
         x = Normalize(name="normalize")(image).astype(self.dtype)
         for layer in LAYERS[: last + 1]:
             if layer.startswith("conv"):
-                filters = CONV_SHAPES[layer][-1]
-                # Zero padding, as trained; Gatys and all torch systems do the same.
-                x = nn.Conv(filters, (3, 3), padding="SAME", dtype=self.dtype, name=layer)(x)
+                x = Conv(CONV_SHAPES[layer], name=layer)(x)
             elif layer.startswith("relu"):
                 x = nn.relu(x)
             else:

@@ -10,7 +10,7 @@ import jaxnst
 
 PACKAGE = Path(__file__).resolve().parents[1] / "jaxnst"
 
-BASE = ("files",)  # which the ground too may import
+BASE = ("files", "convolution")  # which the ground too may import
 GROUND = (
     "vgg",
     "losses",
