@@ -15,7 +15,8 @@ from jaxnst.optimize import Progress, Result, Status, minimize
 from jaxnst.params import load_params, quantize_params, save_params
 from jaxnst.presets import preset
 from jaxnst.sweep import SweepProgress, SweepResult, sweep, weight_grid
-from jaxnst.transfer import TransferConfig, TransferResult, style_transfer
+from jaxnst.transfer import TransferResult, style_transfer
+from jaxnst.transfer_config import TransferConfig
 from jaxnst.vgg import VGG19, extract_features
 
 __version__ = "0.1.0"

@@ -25,7 +25,8 @@ from jaxnst.objective import LossWeights
 from jaxnst.optimize import Status
 from jaxnst.sweep import SweepProgress, sweep
 from jaxnst.sweep_folder import save_result
-from jaxnst.transfer import TransferConfig, TransferResult
+from jaxnst.transfer import TransferResult
+from jaxnst.transfer_config import TransferConfig
 from jaxnst.vgg import Params, min_size
 
 

@@ -5,13 +5,11 @@ import dataclasses
 import logging
 import math
 import shlex
-import signal
 import sys
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from jaxnst.batch import Batch, find_contents, run_batch
 from jaxnst.images import check_output, load_alpha, load_image
 from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
 from jaxnst.manifest import Entry, Manifest
-from jaxnst.optimize import Status, interruptible
+from jaxnst.optimize import Status
 from jaxnst.options import recipe
 from jaxnst.params import (
     bundled_weights,
@@ -38,9 +36,11 @@ from jaxnst.parser import make_parser
 from jaxnst.plot import check_plot_output, save_plot
 from jaxnst.progress import DownloadBar, JobBar, TransferBar
 from jaxnst.recorder import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
+from jaxnst.signals import interruptible, terminable
 from jaxnst.sweep import SweepProgress
 from jaxnst.sweep_folder import SweepFolder, run_sweep_folder, settings_grid, write_overview
-from jaxnst.transfer import Scale, TransferResult, schedule, style_transfer
+from jaxnst.transfer import TransferResult, style_transfer
+from jaxnst.transfer_config import Scale, schedule
 
 
 def _transfer(options: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def _transfer(options: argparse.Namespace) -> int:
         recorder.remove()  # frames of a run that was killed before its first state, too
     _use_compilation_cache()
     with recorder.at_work():
-        with _progress(scales, options.quiet) as recorder.show, _terminable() as terminated:
+        with _progress(scales, options.quiet) as recorder.show, terminable() as terminated:
             result = style_transfer(
                 content,
                 styles,
@@ -143,21 +143,6 @@ def _summary(options: argparse.Namespace, result: TransferResult) -> str:
     losses, sizes = result.history["loss"], result.history["size"]
     least = min(losses[sizes == sizes[-1]])  # those of other scales do not compare
     return f"{options.output}: loss {least:.4g} after {len(losses)} evaluations"
-
-
-@contextmanager
-def _terminable() -> Iterator[threading.Event]:
-    """SIGTERM, as schedulers send it, sets the event that is yielded, and no more."""
-    terminated = threading.Event()
-    previous = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
-        yield terminated
-        return
-    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
-    try:
-        yield terminated
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _use_compilation_cache() -> None:
@@ -289,7 +274,7 @@ def _run_job(
     with (
         nullcontext() if quiet else JobBar(count) as show,
         interruptible() as interrupted,
-        _terminable() as terminated,
+        terminable() as terminated,
     ):
 
         def report(progress: SweepProgress) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from jaxnst.checks import check_positive_integer
 from jaxnst.files import check_target, replacing
 
 MAX_PIXELS = 500_000_000
@@ -317,18 +318,13 @@ def _checked(name: str, values: ArrayLike) -> Floats:
 
 
 def _check_geometry(size: int | None, fit: Fit, crop: bool, multiple: int) -> None:
-    _check_side("multiple", multiple)
+    check_positive_integer("multiple", multiple)
     if size is not None:
-        _check_side("size", size)
+        check_positive_integer("size", size)
     if fit not in ("long", "short"):
         raise ValueError(f'fit is {fit!r}: use "long" or "short"')
     if crop and (size is None or fit != "short"):
         raise ValueError(f'crop does not go with size={size}, fit="{fit}": give a size and "short"')
-
-
-def _check_side(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} is {value!r}: give a positive whole number of pixels")
 
 
 def _quoted(path: PathLike) -> str:

@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxnst.objective import LossWeights, Targets, bind_loss_and_grad, compute_targets
 from jaxnst.optimize import Compiled, State, outcome, restart, step
 from jaxnst.pyramid import Shape, resize, shrink
-from jaxnst.transfer import Programs, TransferConfig, carry_over, init_at, make_optimizer
+from jaxnst.transfer import Programs, carry_over, init_at
+from jaxnst.transfer_config import TransferConfig, make_optimizer
 from jaxnst.vgg import Params
 
 AXIS = "lanes"

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnst.checks import check_positive_integer
+
 
 class LbfgsState(NamedTuple):
     """The last accepted point, the step on trial from there, and the curvature pairs."""
@@ -72,8 +74,7 @@ def lbfgs(
     Raises:
         ValueError: `memory`, `first_step`, `max_step` or `stretch` is no positive number.
     """
-    if memory < 1:
-        raise ValueError(f"memory must be a positive integer, not {memory}")
+    check_positive_integer("memory", memory)
     for name, given in (("first_step", first_step), ("max_step", max_step), ("stretch", stretch)):
         if given is not None and not given > 0:
             raise ValueError(f"{name} must be a positive number, not {given!r}")

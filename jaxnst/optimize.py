@@ -6,11 +6,9 @@ them, and `minimize` all of it in one call. Nothing here knows about pictures.
 
 import enum
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from jaxnst.checks import check_positive_integer
+from jaxnst.signals import interruptible
 
 #: `value_and_grad(x, *args) -> ((loss, terms), grad)`, terms being a dict of numbers.
 ValueAndGrad = Callable[..., Any]
@@ -438,11 +439,9 @@ def minimize(
     Raises:
         ValueError: `num_steps` or `every` is no positive integer, or `average` not in [0, 1).
     """
-    for name, number in (("num_steps", num_steps), ("every", every)):
-        if number is None and name == "every":
-            continue
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a positive integer, not {number!r}")
+    check_positive_integer("num_steps", num_steps)
+    if every is not None:
+        check_positive_integer("every", every)
     if not 0 <= average < 1:
         raise ValueError(f"average must be a number from 0 to less than 1, not {average!r}")
     state = init(value_and_grad, x0, *args, optimizer=optimizer, average=average)
@@ -457,41 +456,3 @@ def minimize(
             every=every,
             seconds_per_chunk=seconds_per_chunk,
         )
-
-
-class _Handler:
-    """Sets flags at the first Ctrl-C, and gives way to the handler before it for the second."""
-
-    def __init__(self, previous: Any) -> None:
-        self.previous = previous
-        self.flags: list[threading.Event] = []
-
-    def __call__(self, *_: object) -> None:
-        for flag in self.flags:
-            flag.set()
-        signal.signal(signal.SIGINT, self.previous)
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event that is yielded; a second Ctrl-C raises KeyboardInterrupt.
-
-    Within another such block, it sets the events of both.
-    """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag  # only the main thread receives signals
-        return
-    previous = signal.getsignal(signal.SIGINT)
-    if previous in (signal.SIG_IGN, None):
-        yield flag  # a job in the background is to ignore Ctrl-C; None is a handler of C code
-        return
-    handler = previous if isinstance(previous, _Handler) else _Handler(previous)
-    handler.flags.append(flag)
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield flag
-    finally:
-        handler.flags.remove(flag)
-        if not handler.flags:
-            signal.signal(signal.SIGINT, handler.previous)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jaxnst.objective import LossWeights, ObjectiveConfig
 from jaxnst.presets import PRESETS, preset
-from jaxnst.transfer import TransferConfig
+from jaxnst.transfer_config import TransferConfig
 
 FLOAT32_MAX = 3.4028234e38
 

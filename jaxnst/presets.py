@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from jaxnst.objective import LossWeights, ObjectiveConfig
-from jaxnst.transfer import TransferConfig
+from jaxnst.transfer_config import TransferConfig
 from jaxnst.vgg import num_channels
 
 

@@ -18,7 +18,7 @@ from rich.progress import Progress as ProgressBar
 
 from jaxnst.optimize import Progress
 from jaxnst.sweep import SweepProgress
-from jaxnst.transfer import Scale
+from jaxnst.transfer_config import Scale
 
 
 class _Bar:

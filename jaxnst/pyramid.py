@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float
+
+from jaxnst.checks import check_positive_integer
 
 Shape = tuple[int, int]
 
@@ -48,13 +49,12 @@ def resize(image: Float[Array, "h w c"], height: int, width: int) -> Float[Array
     Lanczos overshoots at edges, so the result is clipped to [0, 1].
 
     Raises:
-        ValueError: `image` has not three axes, or a side is not a positive whole number.
+        ValueError: `image` has not three axes, or a side is no positive integer.
     """
     if image.ndim != 3:
         raise ValueError(f"image has the shape {image.shape}: it must be (height, width, channels)")
-    for name, side in (("height", height), ("width", width)):
-        if isinstance(side, bool) or not isinstance(side, int | np.integer) or side < 1:
-            raise ValueError(f"{name} is {side!r}: give a positive whole number of pixels")
+    check_positive_integer("height", height)
+    check_positive_integer("width", width)
     return jnp.clip(jax.image.resize(image, (height, width, image.shape[2]), "lanczos3"), 0, 1)
 
 

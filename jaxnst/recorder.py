@@ -20,7 +20,8 @@ from jaxnst.objective import LossWeights
 from jaxnst.optimize import Progress
 from jaxnst.presets import settings_of
 from jaxnst.pyramid import resize
-from jaxnst.transfer import TransferConfig, TransferState
+from jaxnst.transfer import TransferState
+from jaxnst.transfer_config import TransferConfig
 
 _log = logging.getLogger(__name__)
 

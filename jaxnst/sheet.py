@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxnst.checks import check_positive_integer
 from jaxnst.files import check_target, replacing
 from jaxnst.labels import Label, describe, describe_constant, grid
 
@@ -52,9 +53,9 @@ def contact_sheet(
             type or values that are not finite; ``columns`` or ``size`` is not positive.
     """
     texts = describe(labels)
-    _check_positive("size", size)
+    check_positive_integer("size", size)
     if columns is not None:
-        _check_positive("columns", columns)
+        check_positive_integer("columns", columns)
     thumbs = [_picture(f"images[{i}]", image, size) for i, image in enumerate(images)]
     _check_lengths(len(thumbs), len(texts))
 
@@ -120,7 +121,7 @@ def write_page(
     """
     check_target(path, (".html", ".htm"))
     texts = describe(labels)
-    _check_positive("size", size)
+    check_positive_integer("size", size)
     if quality not in range(1, 101):
         raise ValueError(f"quality is {quality!r}: give a whole number from 1 to 100")
     before = _image_tag(_picture("content", content, size), quality)
@@ -221,8 +222,3 @@ def _check_lengths(images: int, labels: int) -> None:
         raise ValueError(f"there are {images} images but {labels} labels: give one for each")
     if not images:
         raise ValueError("there are no images: give one or more")
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} is {value!r}: give a positive whole number")

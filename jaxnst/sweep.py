@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+from jaxnst.checks import check_positive_integer
 from jaxnst.lanes import (
     axis_of,
     lane_programs,
@@ -26,17 +27,11 @@ from jaxnst.lanes import (
     targets_axes,
 )
 from jaxnst.objective import LossWeights, canonical_weights
-from jaxnst.optimize import Progress, Status, interruptible
+from jaxnst.optimize import Progress, Status
 from jaxnst.pyramid import resize
-from jaxnst.transfer import (
-    History,
-    Images,
-    TransferConfig,
-    TransferResult,
-    coarse_to_fine,
-    first_image,
-    schedule,
-)
+from jaxnst.signals import interruptible
+from jaxnst.transfer import History, TransferResult, coarse_to_fine, first_image
+from jaxnst.transfer_config import Images, TransferConfig, schedule
 from jaxnst.vgg import Params, check_image
 
 
@@ -194,10 +189,8 @@ def sweep_groups(
     weights = canonical_weights(
         jax.tree.map(np.asarray, weights, is_leaf=lambda leaf: isinstance(leaf, list))
     )
-    if lane_batch is not None and (
-        isinstance(lane_batch, bool) or not isinstance(lane_batch, int) or lane_batch < 1
-    ):
-        raise ValueError(f"lane_batch must be a positive integer, not {lane_batch!r}")
+    if lane_batch is not None:
+        check_positive_integer("lane_batch", lane_batch)
     if not styles:
         raise ValueError("at least one style image is needed")
     count = _count_lanes(content, styles, weights, key, initial_image)

@@ -19,7 +19,8 @@ from jaxnst.objective import LossWeights
 from jaxnst.optimize import Status
 from jaxnst.sheet import contact_sheet, write_page
 from jaxnst.sweep import SweepProgress, sweep_groups
-from jaxnst.transfer import TransferConfig, TransferResult
+from jaxnst.transfer import TransferResult
+from jaxnst.transfer_config import TransferConfig
 from jaxnst.vgg import Params
 
 SHEET, PAGE = "sheet.jpg", "index.html"

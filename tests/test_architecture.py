@@ -10,7 +10,7 @@ import jaxnst
 
 PACKAGE = Path(__file__).resolve().parents[1] / "jaxnst"
 
-BASE = ("files", "convolution")  # which the ground too may import
+BASE = ("files", "checks", "signals", "convolution")  # which the ground too may import
 GROUND = (
     "vgg",
     "losses",
@@ -35,6 +35,7 @@ ABOVE = (
     "params",
     "objective",
     "tiling",
+    "transfer_config",
     "transfer",
     "presets",
     "lanes",

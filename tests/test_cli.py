@@ -22,7 +22,7 @@ from jaxnst.objective import LossWeights, ObjectiveConfig
 from jaxnst.options import recipe as recipe_of
 from jaxnst.parser import make_parser
 from jaxnst.presets import PRESETS, preset
-from jaxnst.transfer import TransferConfig
+from jaxnst.transfer_config import TransferConfig
 
 SMALL = ["--size", "32", "--num-steps", "2"]
 

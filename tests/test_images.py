@@ -476,7 +476,7 @@ def test_bad_size(tmp_path: Path, size: object) -> None:
     for load in (load_image, load_alpha):
         with pytest.raises(ValueError) as caught:
             load(tmp_path / "a.png", size=size)  # type: ignore[arg-type]
-        check_one_line(caught, repr(size), "positive whole number")
+        check_one_line(caught, repr(size), "positive integer")
 
 
 def test_bad_fit_and_crop(tmp_path: Path) -> None:

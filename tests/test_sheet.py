@@ -181,8 +181,8 @@ WRONG = [
     ([IMAGE + np.nan], ["a"], {}, ValueError, r"images\[0\] has values that are not finite"),
     ([IMAGE], "a", {}, TypeError, "labels is a str: give a list"),
     ([IMAGE], [1.0], {}, TypeError, r"labels\[0\] is 1.0: give settings"),
-    ([IMAGE], ["a"], {"size": 0}, ValueError, "size is 0: give a positive whole number"),
-    ([IMAGE], ["a"], {"size": 1.5}, ValueError, "size is 1.5: give a positive whole number"),
+    ([IMAGE], ["a"], {"size": 0}, ValueError, "size must be a positive integer, not 0"),
+    ([IMAGE], ["a"], {"size": 1.5}, ValueError, "size must be a positive integer, not 1.5"),
 ]
 
 
@@ -198,7 +198,7 @@ def test_refuses_in_one_line(tmp_path, images, labels, options, error, message):
 
 def test_sheet_refuses_wrong_columns():
     for columns in (0, -1, 2.0, True):
-        with pytest.raises(ValueError, match=f"columns is {columns}: give a positive whole"):
+        with pytest.raises(ValueError, match=f"columns must be a positive integer, not {columns}"):
             contact_sheet([IMAGE], ["a"], columns=columns)
 
 

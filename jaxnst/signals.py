@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM as events that a loop looks at, so that it can end in order."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class _Handler:
+    """Sets flags at the first Ctrl-C, and gives way to the handler before it for the second."""
+
+    def __init__(self, previous: Any) -> None:
+        self.previous = previous
+        self.flags: list[threading.Event] = []
+
+    def __call__(self, *_: object) -> None:
+        for flag in self.flags:
+            flag.set()
+        signal.signal(signal.SIGINT, self.previous)
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event that is yielded; a second Ctrl-C raises KeyboardInterrupt.
+
+    Within another such block, it sets the events of both.
+    """
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag  # only the main thread receives signals
+        return
+    previous = signal.getsignal(signal.SIGINT)
+    if previous in (signal.SIG_IGN, None):
+        yield flag  # a job in the background is to ignore Ctrl-C; None is a handler of C code
+        return
+    handler = previous if isinstance(previous, _Handler) else _Handler(previous)
+    handler.flags.append(flag)
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield flag
+    finally:
+        handler.flags.remove(flag)
+        if not handler.flags:
+            signal.signal(signal.SIGINT, handler.previous)
+
+
+@contextmanager
+def terminable() -> Iterator[threading.Event]:
+    """SIGTERM, as schedulers send it, sets the event that is yielded, and no more."""
+    terminated = threading.Event()
+    previous = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
+        yield terminated
+        return
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, previous)
