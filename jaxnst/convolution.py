@@ -47,7 +47,11 @@ def _conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _winograd_pays(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether x is large enough for transforms to be worth while, and its numbers exact enough."""
     height, width, channels = x.shape
-    return channels >= 64 and height * width >= 1024 and jnp.finfo(x.dtype).bits >= 32
+    positions, products = height * width, height * width * channels * kernel.shape[3]
+    # Transforming the kernel costs what few positions save, that of x what few channels do; and
+    # where there is little to do at all, the longer program costs more to compile than it saves.
+    large = positions >= 1024 and channels >= 64 and products >= 10**8
+    return large and jnp.finfo(x.dtype).bits >= 32
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

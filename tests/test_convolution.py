@@ -11,7 +11,7 @@ conv3x3, direct_conv3x3, winograd_conv3x3 = map(
     jax.jit, (convolution.conv3x3, convolution.direct_conv3x3, convolution.winograd_conv3x3)
 )
 
-LARGE, SMALL = (33, 35, 64), (31, 33, 64)  # more and fewer than 1024 positions
+LARGE, SMALL = (41, 40, 256), (31, 33, 256)  # more and fewer than 1024 positions
 
 
 def naive(x, kernel):
@@ -26,7 +26,7 @@ def naive(x, kernel):
 
 @pytest.fixture
 def kernel(params):
-    return params["conv1_2"]["kernel"]
+    return params["conv3_2"]["kernel"]
 
 
 def features(shape, dtype=jnp.float32):
@@ -39,7 +39,7 @@ def error(found, expected):
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 7), (4, 4), (5, 8), (12, 3), (33, 35)])
 def test_both_algorithms_agree_with_a_plain_loop_at_any_shape(kernel, shape):
-    x = features((*shape, 64))
+    x = features((*shape, 256))
     expected = naive(x, kernel)
     for algorithm in (direct_conv3x3, winograd_conv3x3, conv3x3):
         assert error(algorithm(x, kernel), expected) < 2e-5
