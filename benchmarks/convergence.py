@@ -13,9 +13,9 @@ The loss at evaluation n is the least of the first n evaluations, on both sides.
 after the imports and so include loading, decoding the network and compilation. Start-up is the part
 of them that the steady rate of the run's second half does not explain.
 
-With --schedule, jaxnst goes from coarse to fine instead, with its own 20 curvature pairs and not
-pastiche's 100, and stops when it has reached the loss that pastiche has at the end; seconds are
-those of all its scales and compilations.
+With --schedule, jaxnst goes from coarse to fine instead, with 100 curvature pairs as pastiche has,
+and stops when it has reached the loss that pastiche has at the end; seconds are those of all its
+scales and compilations.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def run_pastiche(content: Path, style: Path, steps: int) -> Trace:
 
 
 def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Trace:
-    """`steps` evaluations at each scale; `until` ends the run at that loss at the last scale."""
+    """`steps` evaluations; `until` ends the run at that loss at the last scale."""
     import jaxnst
 
     until = options.pop("until", None)
@@ -194,7 +194,7 @@ def race(pair: tuple[Path, Path], size: int, steps: int) -> dict[str, Trace]:
 
 
 def race_schedule(
-    pair: tuple[Path, Path], size: int, steps: int, coarse: int, min_size: int
+    pair: tuple[Path, Path], size: int, steps: int, **schedule: int
 ) -> dict[str, Trace]:
     """pastiche at one scale, and jaxnst from coarse to fine until it has pastiche's last loss."""
     with tempfile.TemporaryDirectory() as folder:
@@ -202,8 +202,7 @@ def race_schedule(
         print("running pastiche …", flush=True)
         torch = in_process(run_pastiche, *paths, steps)
         print("running jaxnst …", flush=True)
-        options = {"min_size": min_size, "memory": 20, "until": float(torch.losses[-1])}
-        ours = in_process(run_jaxnst, *paths, coarse, **options)
+        ours = in_process(run_jaxnst, *paths, steps, until=float(torch.losses[-1]), **schedule)
     return {"pastiche": torch, "jaxnst": ours}
 
 
@@ -279,7 +278,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="evaluations of pastiche, at least")
     parser.add_argument("--marks", type=int, nargs="+", default=MARKS)
     parser.add_argument("--schedule", action="store_true", help="jaxnst from coarse to fine")
-    parser.add_argument("--coarse", type=int, default=200, help="evaluations at most at a scale")
+    parser.add_argument("--first-steps", type=int, default=400, help="at the coarsest scale")
+    parser.add_argument("--coarse-steps", type=int, default=100, help="at those before the last")
     parser.add_argument("--min-size", type=int, default=64, help="long side of the coarsest scale")
     parser.add_argument("--csv", type=Path, help="write all evaluations of both sides here")
     args = parser.parse_args()
@@ -290,7 +290,12 @@ def main() -> None:
         print(f"\n== {name}")
         if args.schedule:
             results[name] = race_schedule(
-                pairs[name], args.size, args.steps, args.coarse, args.min_size
+                pairs[name],
+                args.size,
+                args.steps,
+                min_size=args.min_size,
+                first_steps=args.first_steps,
+                coarse_steps=args.coarse_steps,
             )
             report_schedule(results[name]["pastiche"], results[name]["jaxnst"])
         else:

@@ -33,7 +33,8 @@ class TransferConfig:
         average: decay of the moving average of Adam's images, which then is the result; 0 for none.
         clamp: whether Adam's image is kept in [0, 1] after each step.
         num_steps: evaluations of the loss, at each scale.
-        first_steps: the same at the first of several scales; None for `num_steps`.
+        first_steps: the same at the first of several scales; None for `coarse_steps`.
+        coarse_steps: the same at those before the last; None for `num_steps`.
         min_size: pixels of the long side at the coarsest scale; None for the finest scale alone.
         scale_factor: between the sides of neighbouring scales.
         seed: of the noise, where `style_transfer` is given no key.
@@ -60,6 +61,9 @@ class TransferConfig:
     first_steps: int | None = field(
         default=None, metadata={"help": "evaluations at the first scale, where --min-size is given"}
     )
+    coarse_steps: int | None = field(
+        default=None, metadata={"help": "evaluations at each scale before the last"}
+    )
     min_size: int | None = field(
         default=None, metadata={"help": "long side of the coarsest scale; without it there is one"}
     )
@@ -74,7 +78,7 @@ class TransferConfig:
     def __post_init__(self) -> None:
         for name in ("memory", "num_steps", "size"):
             check_positive_integer(name, getattr(self, name))
-        for name in ("first_steps", "min_size"):
+        for name in ("first_steps", "coarse_steps", "min_size"):
             if getattr(self, name) is not None:
                 check_positive_integer(name, getattr(self, name))
         if not isinstance(self.seed, int) or not -(2**31) <= self.seed < 2**32:
@@ -125,8 +129,9 @@ def schedule(content: Images, config: TransferConfig) -> list[Scale]:
     least = min_size(config.objective.content_layers + config.objective.style_layers)
     # A long and narrow picture may be too small for the network at scales that others have.
     shapes = [shape for shape in shapes if min(shape) >= least or shape == finest]
-    first = config.first_steps or config.num_steps
-    return [Scale(shape, config.num_steps if i else first) for i, shape in enumerate(shapes)]
+    steps = [config.coarse_steps or config.num_steps] * (len(shapes) - 1) + [config.num_steps]
+    steps[0] = config.first_steps or steps[0]
+    return [*map(Scale, shapes, steps)]
 
 
 def make_optimizer(config: TransferConfig) -> optax.GradientTransformation:
