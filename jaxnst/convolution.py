@@ -1,9 +1,11 @@
 """The 3×3 convolution of VGG, by the algorithm that is fastest on the platform it runs on.
 
-On accelerators that is XLA's own. On a CPU, where arithmetic is dear, large features of many
-channels are faster by Winograd's minimal filtering, which needs a quarter of the products.
+On accelerators that is XLA's own. On a CPU, large features of many channels are faster by
+Winograd's minimal filtering, which needs a quarter of the products; and features that are smaller
+than the kernel by a product of matrices, whose transpose needs no other copy of the kernel.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,19 +41,22 @@ def conv3x3(x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[
 
 
 def _conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    if not _winograd_pays(x, kernel):
+    fastest = _fastest_on_cpu(x, kernel)
+    if fastest is direct_conv3x3:
         return direct_conv3x3(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=winograd_conv3x3, default=direct_conv3x3)
+    return jax.lax.platform_dependent(x, kernel, cpu=fastest, default=direct_conv3x3)
 
 
-def _winograd_pays(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether x is large enough for transforms to be worth while, and its numbers exact enough."""
+def _fastest_on_cpu(x: jax.Array, kernel: jax.Array) -> Callable[..., jax.Array]:
+    if jnp.finfo(x.dtype).bits < 32:
+        return direct_conv3x3  # for the others, such numbers are not exact enough
     height, width, channels = x.shape
     positions, products = height * width, height * width * channels * kernel.shape[3]
     # Transforming the kernel costs what few positions save, that of x what few channels do; and
     # where there is little to do at all, the longer program costs more to compile than it saves.
-    large = positions >= 1024 and channels >= 64 and products >= 10**8
-    return large and jnp.finfo(x.dtype).bits >= 32
+    if positions >= 1024 and channels >= 64 and products >= 10**8:
+        return winograd_conv3x3
+    return patches_conv3x3 if kernel.size > 2 * x.size else direct_conv3x3
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -62,14 +67,28 @@ def _backward(
     residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    # The transpose of a convolution is the convolution with the kernel turned round. As such it
-    # is as fast as the forward one; the transpose that XLA is given by JAX's own rule is not.
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
     _, by_kernel = jax.vjp(lambda kernel: direct_conv3x3(x, kernel), kernel)
-    return _conv3x3(cotangent, turned), *by_kernel(cotangent)
+    return _transpose(cotangent, kernel), *by_kernel(cotangent)
 
 
 conv3x3.defvjp(_forward, _backward)
+
+
+def _transpose(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
+    if _fastest_on_cpu(cotangent, kernel) is not patches_conv3x3:
+        return _turned(cotangent, kernel)
+    return jax.lax.platform_dependent(cotangent, kernel, cpu=_patches_transpose, default=_turned)
+
+
+def _turned(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
+    # The transpose of a convolution is the convolution with the kernel turned round. As such it
+    # is as fast as the forward one; the transpose that XLA is given by JAX's own rule is not.
+    return _conv3x3(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def _patches_transpose(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
+    x = jax.ShapeDtypeStruct((*cotangent.shape[:2], kernel.shape[2]), cotangent.dtype)
+    return jax.linear_transpose(lambda x: patches_conv3x3(x, kernel), x)(cotangent)[0]
 
 
 def direct_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -77,6 +96,16 @@ def direct_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )[0]
+
+
+def patches_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`conv3x3` as the product of the matrix of all 3×3 patches with that of the kernel."""
+    height, width, _ = x.shape
+    padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate(
+        [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=2
+    )
+    return patches @ kernel.reshape(-1, kernel.shape[3])
 
 
 def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:

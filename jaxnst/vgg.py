@@ -111,6 +111,30 @@ class Conv(nn.Module):
         return conv3x3(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
 
+# Pools take blocks of 2×2. Odd sides lose their last row or column, as in torch; Caffe rounds up.
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Map (h, w, c) to (h // 2, w // 2, c). The gradient goes to the first of equal values.
+
+    By comparisons, since the gradient of XLA's own window takes a search for indices and a scatter,
+    which on a CPU cost as much as a convolution.
+    """
+    height, width = (side // 2 * 2 for side in x.shape[:2])
+    upper, lower = (_larger(x[i:height:2, 0:width:2], x[i:height:2, 1:width:2]) for i in range(2))
+    return _larger(upper, lower)
+
+
+def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
+    # nan if either is. `jnp.maximum` would share the gradient of equals.
+    return jnp.where((x >= y) | jnp.isnan(x), x, y)
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """Map (h, w, c) to (h // 2, w // 2, c)."""
+    return nn.avg_pool(x, (2, 2), strides=(2, 2), padding="VALID")
+
+
 class VGG19(nn.Module):
     """The convolutional part of VGG19, computed as deep as the deepest layer asked for.
 
@@ -127,7 +151,7 @@ class VGG19(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "h w 3"]) -> dict[str, jax.Array]:
         """Map an (H, W, 3) image in [0, 1] to a dict of (h, w, c) features by layer."""
-        pool = {"max": nn.max_pool, "average": nn.avg_pool}[self.pooling]
+        pool = {"max": max_pool, "average": average_pool}[self.pooling]
         out: dict[str, jax.Array] = {}
         last = max(LAYERS.index(layer) for layer in self.layers)
         x = Normalize(name="normalize")(image).astype(self.dtype)
@@ -137,8 +161,7 @@ class VGG19(nn.Module):
             elif layer.startswith("relu"):
                 x = nn.relu(x)
             else:
-                # Odd sides lose their last row or column (floor), as in torch; Caffe rounds up.
-                x = pool(x, (2, 2), strides=(2, 2), padding="VALID")
+                x = pool(x)
             if layer in self.layers:
                 out[layer] = x
         return out

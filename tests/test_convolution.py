@@ -1,4 +1,4 @@
-"""Both algorithms against a plain loop in float64, and which of them is used where."""
+"""All algorithms against a plain loop in float64, and which of them is used where."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,17 @@ import pytest
 
 from jaxnst import convolution
 
-conv3x3, direct_conv3x3, winograd_conv3x3 = map(
-    jax.jit, (convolution.conv3x3, convolution.direct_conv3x3, convolution.winograd_conv3x3)
+conv3x3, direct_conv3x3, winograd_conv3x3, patches_conv3x3 = map(
+    jax.jit,
+    (
+        convolution.conv3x3,
+        convolution.direct_conv3x3,
+        convolution.winograd_conv3x3,
+        convolution.patches_conv3x3,
+    ),
 )
 
-LARGE, SMALL = (41, 40, 256), (31, 33, 256)  # more and fewer than 1024 positions
+LARGE, SMALL = (41, 40, 256), (31, 33, 256)  # by Winograd's filtering and by patches, on a CPU
 
 
 def naive(x, kernel):
@@ -38,10 +44,10 @@ def error(found, expected):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 7), (4, 4), (5, 8), (12, 3), (33, 35)])
-def test_both_algorithms_agree_with_a_plain_loop_at_any_shape(kernel, shape):
+def test_all_algorithms_agree_with_a_plain_loop_at_any_shape(kernel, shape):
     x = features((*shape, 256))
     expected = naive(x, kernel)
-    for algorithm in (direct_conv3x3, winograd_conv3x3, conv3x3):
+    for algorithm in (direct_conv3x3, winograd_conv3x3, patches_conv3x3, conv3x3):
         assert error(algorithm(x, kernel), expected) < 2e-5
 
 
@@ -81,9 +87,11 @@ def test_lanes_give_what_single_runs_give(kernel):
     ("platform", "shape", "dtype", "direct"),
     [
         ("cpu", LARGE, jnp.float32, False),
-        ("cpu", SMALL, jnp.float32, True),
+        ("cpu", SMALL, jnp.float32, False),
         ("cpu", LARGE, jnp.bfloat16, True),
+        ("cpu", SMALL, jnp.bfloat16, True),
         ("cuda", LARGE, jnp.float32, True),
+        ("cuda", SMALL, jnp.float32, True),
         ("tpu", LARGE, jnp.float32, True),
     ],
 )

