@@ -208,7 +208,7 @@ def _sweep(options: argparse.Namespace) -> int:
         lanes,
         settings,
         alpha=load_alpha(options.content, **geometry),
-        lane_batch=options.lane_batch or _default_lane_batch(),
+        lane_batch=options.lane_batch,
     )
     titles = [path.stem for path in (options.content, *options.style)]
     status = _run_job(options, settings, len(hosts.share(lanes)), partial(run_sweep_folder, job))
@@ -249,11 +249,6 @@ def _join_others(options: argparse.Namespace) -> None:
         hosts.join(*given)
     elif any(value is not None for value in given):
         raise ValueError("--coordinator, --num-processes and --process-id go with --distributed")
-
-
-def _default_lane_batch() -> int | None:
-    """One for each device on CPUs, which gain nothing by more; None for as many as fit."""
-    return len(jax.local_devices()) if jax.default_backend() == "cpu" else None
 
 
 def _run_job(

@@ -5,6 +5,7 @@ program has a collective in it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxnst.objective import LossWeights, Targets, bind_loss_and_grad, compute_targets
 from jaxnst.optimize import Compiled, State, outcome, restart, step
 from jaxnst.pyramid import Shape, resize, shrink
-from jaxnst.transfer import Programs, carry_over, init_at
+from jaxnst.transfer import SINGLE_PROGRAMS, Programs, carry_over, init_at
 from jaxnst.transfer_config import TransferConfig, make_optimizer
 from jaxnst.vgg import Params
 
@@ -146,6 +147,38 @@ def compiled_lanes(mesh: Mesh, args_axes: tuple[Axes, ...]) -> Compiled:
         step=jax.jit(step_lanes, static_argnums=0, donate_argnums=1),
         restart=jax.jit(over_lanes(restart, (0,), 0, mesh), donate_argnums=0),
         outcome=jax.jit(over_lanes(outcome, (0,), 0, mesh)),
+    )
+
+
+@dataclass(frozen=True)
+class LaneGroup:
+    """How the lanes of a group come to the devices and back, and what works on them there."""
+
+    programs: Programs
+    put: Callable[..., Any]  #: (tree, axis), as `lanes.put`
+    rows: Callable[..., Any]  #: (array, lanes), a result by lanes, without those that only fill up
+
+
+def side_by_side(mesh: Mesh, num_lanes: int, axes: Targets) -> LaneGroup:
+    """Several lanes, by the programs of a transfer under `vmap`; arguments as `lane_programs`."""
+    return LaneGroup(
+        programs=lane_programs(mesh, num_lanes, axes),
+        put=partial(put, mesh=mesh),
+        rows=lambda result, lanes: result[: len(lanes)],
+    )
+
+
+def alone(device: jax.Device) -> LaneGroup:
+    """One lane without an axis of lanes, and so by the programs of a single transfer."""
+
+    def put_only(tree: Any, axis: int | None) -> Any:
+        lane = tree if axis is None else jax.tree.map(lambda leaf: leaf[0], tree)
+        return jax.device_put(lane, device)
+
+    return LaneGroup(
+        programs=SINGLE_PROGRAMS,
+        put=put_only,
+        rows=lambda result, lanes: np.asarray(result)[None],
     )
 
 

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from jaxnst.checks import check_positive_integer
 from jaxnst.lanes import (
+    alone,
     axis_of,
     lane_programs,
     make_mesh,
     memory_for_lanes,
     memory_of_step,
-    put,
+    side_by_side,
     targets_axes,
 )
 from jaxnst.objective import LossWeights, canonical_weights
@@ -114,7 +114,8 @@ def sweep(
     """Many transfers at once, by one program: `style_transfer` under `vmap`.
 
     Each array may have a leading axis of L lanes, and one at least must. Lanes never wait for each
-    other nor communicate: each device works on its own.
+    other nor communicate: each device works on its own. One lane at a time on one device gives the
+    very bits of `style_transfer`; lanes side by side round otherwise, and long runs drift apart.
 
     Args:
         content: (H, W, 3) or (L, H, W, 3), sRGB in [0, 1].
@@ -124,8 +125,9 @@ def sweep(
         config: the recipe, the same for all lanes.
         key: for the noise: one, and all lanes have the same, or (L,) of them.
         initial_image: (H, W, 3) or (L, H, W, 3), to start from.
-        lane_batch: how many lanes run at once, the others after them; by default as many as fit
-            in memory, the compiled program telling how much it needs.
+        lane_batch: how many lanes run at once, the others after them. By default, as many as fit
+            in memory, the compiled program telling how much it needs; on CPUs, which gain nothing
+            by more, one for each device.
         devices: to spread the lanes over; by default all that this process has.
         callback: called about once a second with a `SweepProgress`; a true answer ends the sweep.
 
@@ -198,51 +200,59 @@ def sweep_groups(
     devices = [*(jax.local_devices() if devices is None else devices)][:count]
     if not devices:
         raise ValueError("devices is empty: name one or more, or leave it away for all")
+    if lane_batch is None and devices[0].platform == "cpu":
+        lane_batch = len(devices)
     if lane_batch is None:
         lane_batch = lanes_that_fit(content, styles, params, weights, config, devices)
     mesh = make_mesh(devices[:lane_batch])
     size = group_size(count, lane_batch, mesh.size)
-    programs = lane_programs(mesh, size, targets_axes(content, styles))
-    params = put(params, mesh, None)
+    if size == 1:
+        group = alone(devices[0])
+    else:
+        group = side_by_side(mesh, size, targets_axes(content, styles))
+    params = group.put(params, axis=None)
     stopped = False
     for start in range(0, count, size):
         lanes = range(start, min(start + size, count))
-        here = slice(len(lanes))
+        rows = partial(group.rows, lanes=lanes)
         # The last lane stands in for those that the last group lacks.
         ids = np.minimum(np.arange(start, start + size), count - 1)
         x = np.stack([_first_image(content, config, key, initial_image, lane) for lane in ids])
         if stopped:
             finest = schedule(content, config)[-1].shape
-            resized = np.stack([resize(image, *finest) for image in x[here]])
+            resized = np.stack([resize(image, *finest) for image in x[: len(lanes)]])
             yield lanes, SweepResult(resized, np.full(len(lanes), Status.INTERRUPTED), {})
             continue
         with interruptible() as interrupted:
             image, status, history = coarse_to_fine(
-                _take(content, ids, mesh),
-                [_take(picture, ids, mesh) for picture in styles],
-                put(x, mesh, 0),
+                _take(content, ids, group.put),
+                [_take(picture, ids, group.put) for picture in styles],
+                group.put(x, axis=0),
                 params=params,
-                weights=jax.tree.map(lambda leaf, ids=ids: put(leaf[ids], mesh, 0), weights),
+                weights=group.put(jax.tree.map(lambda leaf, ids=ids: leaf[ids], weights), axis=0),
                 config=config,
-                programs=programs,
+                programs=group.programs,
                 interrupted=interrupted,
-                callback=None if callback is None else partial(_report, callback, lanes, count),
+                callback=callback and partial(_report, callback, lanes, count, rows),
             )
             stopped = interrupted.is_set()
-        rows = {name: row[here] for name, row in history.items()}
-        yield lanes, SweepResult(np.asarray(image)[here], status[here], rows)
+        by_lanes = {name: rows(array) for name, array in history.items()}
+        yield lanes, SweepResult(np.asarray(rows(image)), rows(status), by_lanes)
 
 
 def _report(
-    callback: Callable[[SweepProgress], object], lanes: range, count: int, progress: Progress
+    callback: Callable[[SweepProgress], object],
+    lanes: range,
+    count: int,
+    rows: Callable[[Any], Any],
+    progress: Progress,
 ) -> object:
-    """Tell of the lanes of a group, without those that only fill it up."""
-    here = slice(len(lanes))
+    """Tell of the lanes of a group."""
     progress = progress._replace(
-        loss=progress.loss[here],
-        terms={name: term[here] for name, term in progress.terms.items()},
-        x=progress.x[here],
-        history={name: rows[here] for name, rows in progress.history.items()},
+        loss=rows(progress.loss),
+        terms={name: rows(term) for name, term in progress.terms.items()},
+        x=rows(progress.x),
+        history={name: rows(array) for name, array in progress.history.items()},
     )
     return callback(SweepProgress(lanes, count, progress))
 
@@ -308,10 +318,10 @@ def _count_lanes(
     return next(iter(lengths.values()))
 
 
-def _take(image: Any, ids: np.ndarray[Any, Any], mesh: Mesh) -> jax.Array:
+def _take(image: Any, ids: np.ndarray[Any, Any], place: Callable[..., Any]) -> jax.Array:
     """The lanes of an image, or the image that is shared, on the devices."""
     axis = axis_of(image)
-    return put(image if axis is None else np.asarray(image)[ids], mesh, axis)
+    return place(image if axis is None else np.asarray(image)[ids], axis=axis)
 
 
 def _first_image(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from jaxnst import (
     weight_grid,
 )
 from jaxnst import lanes as lanes_module
+from jaxnst.objective import canonical_weights
 from jaxnst.optimize import init, outcome, run_chunk
 from jaxnst.pyramid import resize
 from jaxnst.sweep import group_size, sweep_groups
@@ -48,6 +50,8 @@ WEIGHTS = LossWeights(10.0, 0.1, 0.0, {"relu2_1": 1.0}, {"relu1_1": 2e-4, "relu2
 LBFGS = dataclasses.replace(CONFIG, num_steps=6, memory=5)
 ADAM = dataclasses.replace(CONFIG, num_steps=6, optimizer="adam")
 STYLE_WEIGHTS = np.array([1.0, 30.0, 1000.0], np.float32)
+
+side_by_side = partial(sweep, lane_batch=8)  # which CPUs do only if asked to
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,7 @@ def test_style_weights(
     small: jax.Array, paint: jax.Array, params: Params, config: Any, weights: LossWeights
 ) -> None:
     weights = weights._replace(style=STYLE_WEIGHTS)
-    results = sweep(small, paint, params=params, weights=weights, config=config)
+    results = side_by_side(small, paint, params=params, weights=weights, config=config)
     assert isinstance(results, SweepResult) and len(results) == 3
     assert results.image.shape == (3, *small.shape) and results.image.dtype == np.float32
     assert results.image.min() >= 0 and results.image.max() <= 1
@@ -143,7 +147,7 @@ def test_any_axis(small: jax.Array, paint: jax.Array, params: Params, axis: str)
         ),
     }[axis]
     shared = {"content": small, "style": paint, "weights": WEIGHTS, "config": config}
-    results = sweep(**(shared | give), params=params)
+    results = side_by_side(**(shared | give), params=params)
     assert len(results) == 2
     first, second = results.history["loss"]
     assert not np.allclose(first, second, rtol=5e-3)
@@ -154,7 +158,7 @@ def test_any_axis(small: jax.Array, paint: jax.Array, params: Params, axis: str)
 def test_coarse_to_fine(small: jax.Array, paint: jax.Array, params: Params) -> None:
     config = dataclasses.replace(ADAM, num_steps=3, first_steps=5, min_size=24, average=0.9)
     weights = WEIGHTS._replace(style=STYLE_WEIGHTS[:2])
-    results = sweep(small, paint, params=params, weights=weights, config=config)
+    results = side_by_side(small, paint, params=params, weights=weights, config=config)
     np.testing.assert_array_equal(results.history["size"], [[24] * 5 + [48] * 3] * 2)
     for i in range(2):
         alone = style_transfer(small, paint, params=params, weights=pick(weights, i), config=config)
@@ -166,7 +170,7 @@ def test_a_lane_that_is_lost_leaves_the_others_alone(
 ) -> None:
     config = dataclasses.replace(ADAM, num_steps=3, min_size=24)
     weights = WEIGHTS._replace(style=np.array([10, np.nan, 100], np.float32))
-    results = sweep(small, paint, params=params, weights=weights, config=config)
+    results = side_by_side(small, paint, params=params, weights=weights, config=config)
     assert results.status.tolist() == [Status.OK, Status.NON_FINITE, Status.OK]
     assert np.isfinite(results.image).all()
     assert len(results[1].history["loss"]) == 1 and len(results[2].history["loss"]) == 6
@@ -190,7 +194,7 @@ def test_users_own_vmap_does_the_same(small: jax.Array, paint: jax.Array, params
 
     states = jax.jit(jax.vmap(transfer, (in_axes,)))(weights)
     images = jax.vmap(outcome)(states)
-    results = sweep(small, paint, params=params, weights=weights, config=LBFGS)
+    results = side_by_side(small, paint, params=params, weights=weights, config=LBFGS)
     for i in range(3):
         np.testing.assert_allclose(
             states.history["loss"][i, :6], results[i].history["loss"], rtol=1e-3
@@ -219,7 +223,7 @@ def test_eight_style_weights_at_128_in_float64(params: Params, optimizer: Any) -
             lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (*pictures, params)
         )
         shared: dict[str, Any] = {"params": params, "config": config}
-        results = sweep(content, style, weights=weights, lane_batch=8, **shared)
+        results = side_by_side(content, style, weights=weights, **shared)
         for i in (0, 7):
             alone = style_transfer(content, style, weights=pick(weights, i), **shared)
             assert alone.image.dtype == jnp.float64
@@ -229,26 +233,24 @@ def test_eight_style_weights_at_128_in_float64(params: Params, optimizer: Any) -
 @pytest.mark.slow  # minutes on two cores
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_eight_style_weights_at_128_in_float32(params: Params, optimizer: Any) -> None:
-    """A run depends on the last bits of its start; lanes are to differ no more than by those."""
+    """One at a time, lanes have the bits of single runs. Side by side they round otherwise, and a
+    run depends on the last bits of its start; they are to differ no more than by those."""
     demo = Path(lanes_module.__file__).parent / "demo"
     content, style = (load_image(demo / f"{name}.jpg", size=128) for name in ("content", "style"))
     steps = 50 if optimizer == "adam" else 30
     config = dataclasses.replace(DEEP, optimizer=optimizer, num_steps=steps, memory=20)
     weights = DEEP_WEIGHTS._replace(style=np.geomspace(0.1, 1e3, 8))
-    results = sweep(content, style, params=params, weights=weights, config=config, lane_batch=8)
+    shared: dict[str, Any] = {"params": params, "config": config}
+    in_turn = sweep(content, style, weights=weights, **shared)
+    results = side_by_side(content, style, weights=weights, **shared)
     rounding = 6e-8 * jax.random.rademacher(jax.random.key(0), content.shape)
     for i in (0, 7):
         alone, moved = (
-            style_transfer(
-                content,
-                style,
-                params=params,
-                weights=pick(weights, i),
-                config=config,
-                initial_image=start,
-            )
+            style_transfer(content, style, weights=pick(weights, i), initial_image=start, **shared)
             for start in (content, content + rounding)
         )
+        np.testing.assert_array_equal(in_turn[i].image, alone.image)
+        np.testing.assert_array_equal(in_turn[i].history["loss"], alone.history["loss"])
         image, floor = (
             float(jnp.abs(other.image - alone.image).mean()) for other in (results[i], moved)
         )
@@ -281,20 +283,44 @@ def test_all_lanes_and_groups_share_one_program(
 
     def steps_compiled(weights: LossWeights, **options: Any) -> int:
         before = len(COMPILED)
+        options = {"lane_batch": 8, **options}
         sweep(small, paint, params=params, weights=weights, config=config, **options)
         return sum("step_lanes" in name for name in COMPILED[before:])
 
-    assert steps_compiled(WEIGHTS._replace(style=STYLE_WEIGHTS)) == 1  # found to fit, too
+    assert steps_compiled(WEIGHTS._replace(style=STYLE_WEIGHTS)) == 1
     assert steps_compiled(WEIGHTS._replace(style=STYLE_WEIGHTS * 2)) == 0
     assert steps_compiled(WEIGHTS._replace(style=[1, 2.5, 4])) == 0
     assert steps_compiled(WEIGHTS._replace(tv=STYLE_WEIGHTS)) == 0
     assert steps_compiled(WEIGHTS._replace(style=np.arange(6)), lane_batch=3) == 0
 
 
+@pytest.mark.parametrize("config", [ADAM, LBFGS], ids=["adam", "lbfgs"])
+def test_by_default_cpus_run_one_lane_after_another(
+    small: jax.Array, paint: jax.Array, params: Params, config: Any
+) -> None:
+    weights = WEIGHTS._replace(style=STYLE_WEIGHTS)
+    singles = [
+        style_transfer(small, paint, params=params, weights=pick(weights, i), config=config)
+        for i in range(3)
+    ]
+    records: list[SweepProgress] = []
+    results = sweep(
+        small, paint, params=params, weights=weights, config=config, callback=records.append
+    )
+    for together, alone in zip(results, singles, strict=True):
+        check_same(together, alone)
+        np.testing.assert_array_equal(together.image, alone.image)
+        np.testing.assert_array_equal(together.history["loss"], alone.history["loss"])
+    assert {record.lanes for record in records} == {range(i, i + 1) for i in range(3)}
+    last = records[-1].progress
+    assert last.x.shape == (1, *small.shape) and last.loss.shape == (1,)
+    assert last.history["loss"].shape == (1, 6)
+
+
 def test_groups_are_as_all_at_once(small: jax.Array, paint: jax.Array, params: Params) -> None:
     shared: dict[str, Any] = {"params": params, "config": dataclasses.replace(ADAM, num_steps=2)}
     weights = WEIGHTS._replace(style=np.geomspace(1, 100, 5))
-    whole = sweep(small, paint, weights=weights, **shared)
+    whole = side_by_side(small, paint, weights=weights, **shared)
     groups = list(sweep_groups(small, paint, weights=weights, lane_batch=2, **shared))
     assert [lanes for lanes, _ in groups] == [range(0, 2), range(2, 4), range(4, 5)]
     assert [len(results) for _, results in groups] == [2, 2, 1]
@@ -321,7 +347,7 @@ def test_group_size(count: int, lane_batch: int, devices: int, size: int) -> Non
     assert group_size(count, lane_batch, devices) == size
 
 
-def test_lanes_that_do_not_fit_run_in_groups(
+def test_as_many_lanes_as_fit_in_memory(
     small: jax.Array, paint: jax.Array, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = WEIGHTS._replace(style=np.geomspace(1, 100, 6))
@@ -333,15 +359,16 @@ def test_lanes_that_do_not_fit_run_in_groups(
         needs.append(lanes_module.memory_of_step(*args))
         return needs[-1]
 
-    def groups_within(share: float) -> list[int]:
+    def fit_within(share: float) -> int:
         monkeypatch.setattr(module, "memory_for_lanes", lambda _: share * needs[-1])
-        groups = sweep_groups(small, paint, params=params, weights=weights, config=config)
-        return [len(lanes) for lanes, _ in groups]
+        of_lanes = jax.tree.map(lambda leaf: np.broadcast_to(leaf, 6), canonical_weights(weights))
+        devices = jax.local_devices()[:1]
+        return module.lanes_that_fit(small, [paint], params, of_lanes, config, devices)
 
     monkeypatch.setattr(module, "memory_of_step", memory_of_step)
-    assert groups_within(1.0) == [6]
-    assert groups_within(0.5) == [3, 3]
-    assert groups_within(0.01) == [1] * 6
+    assert fit_within(1.0) == 6
+    assert fit_within(0.5) == 3
+    assert fit_within(0.01) == 1
     # The features of six lanes behind relu1_1, forward, are the least that is needed.
     assert needs[0] > 6 * 36 * 48 * 64 * 4
 

@@ -163,7 +163,7 @@ def test_pictures_are_those_of_the_library(first: First, params: Params) -> None
         load_image(first.folder / f"{name}.png", size=32) for name in ("clear", "paint")
     )
     grid = weight_grid(weights, style=[1, 10], tv=[0, 1e4])
-    results = sweep(content, style, params=params, weights=grid, config=config, lane_batch=1)
+    results = sweep(content, style, params=params, weights=grid, config=config)
     entries = manifest(str(first.folder / "out"))
     for picture, result in zip(PICTURES, results, strict=True):
         image = pixels(str(first.folder / "out" / picture))

@@ -1,0 +1,66 @@
+"""The same settings at several sizes: a sheet to look at, and what is left of the style loss.
+
+    python benchmarks/sizes.py photo.jpg painting.jpg -o sheet.jpg
+
+The recipe is the default one. What is left of a layer's style loss is that of the result over that
+of the content picture at the same size; the last column is the largest over the smallest of them.
+Both pictures should have as many pixels as the largest size asks for, or it gets enlarged ones.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnst
+from jaxnst.sheet import contact_sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("content", type=Path)
+    parser.add_argument("style", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("-o", "--output", type=Path, default=Path("sheet.jpg"))
+    args = parser.parse_args()
+    params = jaxnst.load_params()
+    config, weights = jaxnst.preset("default")
+    images, labels, left = [], [], []
+    for size in args.sizes:
+        content, style = (jaxnst.load_image(p, size=size) for p in (args.content, args.style))
+        result = jaxnst.style_transfer(
+            content,
+            style,
+            params=params,
+            weights=weights,
+            config=dataclasses.replace(config, size=size),
+        )
+        images.append(np.asarray(result.image))
+        labels.append(f"{size} pixels")
+        wanted, before, after = (
+            jaxnst.compute_targets(content, [image], params, config=config.objective).style
+            for image in (style, content, result.image)
+        )
+        left.append(
+            {
+                layer: float(
+                    jnp.sum((after[layer] - wanted[layer]) ** 2)
+                    / jnp.sum((before[layer] - wanted[layer]) ** 2)
+                )
+                for layer in wanted
+            }
+        )
+        print(f"{size}: {result.history['seconds'][-1]:.0f} s", left[-1], flush=True)
+        jaxnst.save_image(args.output.with_suffix(f".{size}.png"), result.image)
+    jaxnst.save_image(args.output, contact_sheet(images, labels, columns=len(images), size=512))
+    print(f"{'':>10}" + "".join(f"{size:>12}" for size in args.sizes) + f"{'factor':>10}")
+    for layer in left[0]:
+        row = [at[layer] for at in left]
+        cells = "".join(f"{value:>12.2e}" for value in row)
+        print(f"{layer:>10}{cells}{max(row) / min(row):>10.2f}")
+
+
+if __name__ == "__main__":
+    main()
