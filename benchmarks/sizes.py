@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnst
+from jaxnst.pyramid import resize
 from jaxnst.sheet import contact_sheet
 
 
@@ -54,7 +55,10 @@ def main() -> None:
         )
         print(f"{size}: {result.history['seconds'][-1]:.0f} s", left[-1], flush=True)
         jaxnst.save_image(args.output.with_suffix(f".{size}.png"), result.image)
-    jaxnst.save_image(args.output, contact_sheet(images, labels, columns=len(images), size=512))
+    height, width = images[len(images) // 2].shape[:2]  # all are shown as large as the middle one
+    shown = [resize(jnp.asarray(image), height, width) for image in images]
+    sheet = contact_sheet(shown, labels, columns=len(images), size=max(height, width))
+    jaxnst.save_image(args.output, sheet)
     print(f"{'':>10}" + "".join(f"{size:>12}" for size in args.sizes) + f"{'factor':>10}")
     for layer in left[0]:
         row = [at[layer] for at in left]
