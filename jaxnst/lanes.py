@@ -5,7 +5,7 @@ program has a collective in it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -175,8 +175,13 @@ def alone(device: jax.Device) -> LaneGroup:
         lane = tree if axis is None else jax.tree.map(lambda leaf: leaf[0], tree)
         return jax.device_put(lane, device)
 
+    def init_there(*args: Any, **static: Any) -> State:
+        # Whole: of a state that is bound to the device in part, the first step would be compiled
+        # by itself.
+        return jax.device_put(init_at(*args, **static), device)
+
     return LaneGroup(
-        programs=SINGLE_PROGRAMS,
+        programs=replace(SINGLE_PROGRAMS, init=init_there),
         put=put_only,
         rows=lambda result, lanes: np.asarray(result)[None],
     )

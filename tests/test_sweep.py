@@ -317,6 +317,21 @@ def test_by_default_cpus_run_one_lane_after_another(
     assert last.history["loss"].shape == (1, 6)
 
 
+def test_lanes_one_after_another_share_a_program_at_each_scale(
+    small: jax.Array, paint: jax.Array, params: Params
+) -> None:
+    config = dataclasses.replace(ADAM, num_steps=3, min_size=24, beta2=0.94)  # no other test has
+    begun = len(COMPILED)
+    sweep(
+        small,
+        paint,
+        params=params,
+        weights=WEIGHTS._replace(style=STYLE_WEIGHTS),
+        config=config,
+    )
+    assert COMPILED[begun:].count("jit(step)") == 2
+
+
 def test_groups_are_as_all_at_once(small: jax.Array, paint: jax.Array, params: Params) -> None:
     shared: dict[str, Any] = {"params": params, "config": dataclasses.replace(ADAM, num_steps=2)}
     weights = WEIGHTS._replace(style=np.geomspace(1, 100, 5))
