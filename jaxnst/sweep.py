@@ -126,7 +126,7 @@ def sweep(
         key: for the noise: one, and all lanes have the same, or (L,) of them.
         initial_image: (H, W, 3) or (L, H, W, 3), to start from.
         lane_batch: how many lanes run at once, the others after them. By default, as many as fit
-            in memory, the compiled program telling how much it needs; on CPUs, which gain nothing
+            in memory, the compiled program telling how much it needs; on CPUs, which gain little
             by more, one for each device.
         devices: to spread the lanes over; by default all that this process has.
         callback: called about once a second with a `SweepProgress`; a true answer ends the sweep.

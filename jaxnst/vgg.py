@@ -117,8 +117,7 @@ class Conv(nn.Module):
 def max_pool(x: jax.Array) -> jax.Array:
     """Map (h, w, c) to (h // 2, w // 2, c). The gradient goes to the first of equal values.
 
-    By comparisons, since the gradient of XLA's own window takes a search for indices and a scatter,
-    which on a CPU cost as much as a convolution.
+    By comparisons, since the gradient of XLA's own window takes a search for indices and a scatter.
     """
     height, width = (side // 2 * 2 for side in x.shape[:2])
     upper, lower = (_larger(x[i:height:2, 0:width:2], x[i:height:2, 1:width:2]) for i in range(2))

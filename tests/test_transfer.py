@@ -167,6 +167,10 @@ def test_the_schedule(small: jax.Array) -> None:
     # relu5_1 needs 16 pixels, and a scale that has them not is left out.
     flat = small[:20]
     assert schedule(flat, PYRAMID) == [((20, 48), 6)]
+    coarse = dataclasses.replace(PYRAMID, scale_factor=1.4, coarse_steps=3)
+    assert [steps for _, steps in schedule(small, coarse)] == [6, 3, 4]
+    coarse = dataclasses.replace(coarse, first_steps=None)
+    assert [steps for _, steps in schedule(small, coarse)] == [3, 3, 4]
     shallow = dataclasses.replace(
         PYRAMID, objective=ObjectiveConfig(("relu2_1",), ("relu1_1", "relu2_1"))
     )
@@ -401,6 +405,7 @@ def check_one_line(caught: pytest.ExceptionInfo[BaseException], part: str) -> No
         {"size": "512"},
         {"min_size": 0},
         {"first_steps": 0},
+        {"coarse_steps": 0},
         {"scale_factor": 1.0},
         {"scale_factor": float("nan")},
         {"beta2": 1.0},
