@@ -2,7 +2,7 @@
 
     pip install -e '.[bench]'
     python benchmarks/convergence.py                            # one scale, four pairs at 256
-    python benchmarks/convergence.py --schedule --size 512 --pairs cat-starry astronaut-flower
+    python benchmarks/convergence.py --schedule --size 512 --pairs cat-starry coffee-tissue
 
 Both sides get the same pixels, objective, network and number of evaluations, start from the content
 picture and use L-BFGS. Each runs in a process of its own, one after the other, so that neither

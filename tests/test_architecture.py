@@ -10,7 +10,8 @@ import jaxnst
 
 PACKAGE = Path(__file__).resolve().parents[1] / "jaxnst"
 
-BASE = ("files", "checks", "signals", "convolution")  # which the ground too may import
+# What the ground too may import.
+BASE = ("files", "checks", "signals", "convolution", "torch_pickle")
 GROUND = (
     "vgg",
     "losses",

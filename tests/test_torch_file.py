@@ -32,7 +32,7 @@ from torch_writer import (
     write_zip,
 )
 
-from jaxnst import torch_file
+from jaxnst import torch_file, torch_pickle
 from jaxnst.torch_file import is_torch_file, read_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -624,7 +624,7 @@ def test_refuses_a_huge_pickle(tmp_path):
 
 @pytest.mark.parametrize("code", [b"}", b"(", b"}\x94", b"]\x94", b"N\x85", b"ccollections\nO\n)R"])
 def test_refuses_endless_pickles(tmp_path, monkeypatch, code):
-    monkeypatch.setattr(torch_file, "INSTRUCTIONS", 5000)
+    monkeypatch.setattr(torch_pickle, "INSTRUCTIONS", 5000)
     code = code.replace(b"\nO\n", b"\nOrderedDict\n") * 6000
     save(tmp_path / "weights", b"\x80\x04" + code + b".")
     refused(tmp_path / "weights", "more than 5000 instructions")
