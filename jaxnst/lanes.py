@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnst.objective import LossWeights, Targets, bind_loss_and_grad, compute_targets
 from jaxnst.optimize import Compiled, State, outcome, restart, step
-from jaxnst.pyramid import Shape, resize, shrink
+from jaxnst.pyramid import Shape, refine, resize, shrink
 from jaxnst.transfer import SINGLE_PROGRAMS, Programs, carry_over, init_at
 from jaxnst.transfer_config import TransferConfig, make_optimizer
 from jaxnst.vgg import Params
@@ -82,6 +82,10 @@ def _resize(image: jax.Array, *, shape: Shape) -> jax.Array:
     return resize(image, *shape)
 
 
+def _refine(image: jax.Array, start: jax.Array, *, shape: Shape) -> jax.Array:
+    return refine(image, start, *shape)
+
+
 def targets_axes(content: Any, styles: Sequence[Any]) -> Targets:
     """Which of the targets have lanes; those of styles have if any of the styles does."""
     shared = all(axis_of(style) is None for style in styles)
@@ -105,6 +109,9 @@ def lane_programs(mesh: Mesh, num_lanes: int, axes: Targets) -> Programs:
         axis = axis_of(image)
         return _compiled(_resize, (axis,), axis, mesh, shape=shape)(image)
 
+    def refine_lanes(image: jax.Array, start: jax.Array, shape: Shape) -> jax.Array:
+        return _compiled(_refine, (0, 0), 0, mesh, shape=shape)(image, start)
+
     def shrink_lanes(style: jax.Array, ratio: float) -> jax.Array:
         axis = axis_of(style)
         return _compiled(shrink, (axis,), axis, mesh, ratio=ratio)(style)
@@ -125,6 +132,7 @@ def lane_programs(mesh: Mesh, num_lanes: int, axes: Targets) -> Programs:
 
     return Programs(
         resize=resize_lanes,
+        refine=refine_lanes,
         shrink=shrink_lanes,
         compute_targets=compute_targets_lanes,
         init=init_lanes,

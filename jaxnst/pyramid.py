@@ -58,6 +58,34 @@ def resize(image: Float[Array, "h w c"], height: int, width: int) -> Float[Array
     return jnp.clip(jax.image.resize(image, (height, width, image.shape[2]), "lanczos3"), 0, 1)
 
 
+@partial(jax.jit, static_argnames=("height", "width"))
+def refine(
+    image: Float[Array, "h w c"], start: Float[Array, "_ _ c"], height: int, width: int
+) -> Float[Array, "_ _ c"]:
+    """An image of a coarser scale at a finer one, with the details that `start` has only there.
+
+    What is carried is the change that coarser scales made to `start`. Its details are one band of
+    a Laplacian pyramid (Burt & Adelson 1983): itself less what a coarser scale can show of it.
+
+    Args:
+        image: (h, w, C) in [0, 1], what became of `start` at the coarser scale.
+        start: (H, W, C) in [0, 1], of any size; one no larger than `image` has no details to give.
+        height: of the finer scale.
+        width: of the finer scale.
+
+    Returns:
+        (height, width, C), clipped to [0, 1].
+
+    Raises:
+        ValueError: as `resize`.
+    """
+    enlarged = resize(image, height, width)
+    if max(start.shape[:2]) <= max(image.shape[:2]):
+        return enlarged
+    coarse = resize(resize(start, *image.shape[:2]), height, width)
+    return jnp.clip(enlarged + resize(start, height, width) - coarse, 0, 1)
+
+
 def shrink(image: Float[Array, "h w c"], ratio: float) -> Float[Array, "_ _ c"]:
     """`resize` to `ratio` times the sides, as a style is at a scale; 1 or more changes nothing."""
     if ratio >= 1:

@@ -30,7 +30,7 @@ from jaxnst.optimize import (
     init,
     run,
 )
-from jaxnst.pyramid import Shape, carry_moments, resize, shrink
+from jaxnst.pyramid import Shape, carry_moments, refine, resize, shrink
 from jaxnst.signals import interruptible
 from jaxnst.transfer_config import TransferConfig, make_optimizer, schedule
 from jaxnst.vgg import Params, check_image
@@ -76,7 +76,8 @@ def style_transfer(
     """Give `content` the style of one or several pictures (Gatys et al. 2016).
 
     With `config.min_size` it goes from coarse to fine: each scale starts from the last one's image,
-    and styles are resized along with the content, never enlarged.
+    with the details of the first image that only the finer scale shows (`pyramid.refine`), and
+    styles are resized along with the content, never enlarged.
 
     Args:
         content: (H, W, 3), sRGB in [0, 1].
@@ -127,6 +128,7 @@ class Programs:
     """What the scales of a transfer call: for a single image here, for many lanes in `sweep`."""
 
     resize: Callable[[jax.Array, Shape], jax.Array]
+    refine: Callable[[jax.Array, jax.Array, Shape], jax.Array]
     shrink: Callable[[jax.Array, float], jax.Array]
     compute_targets: Callable[..., Targets]  #: (content, styles, params, config)
     init: Callable[..., State]  #: as `init_at`
@@ -166,8 +168,13 @@ def _resized(image: jax.Array, shape: Shape) -> jax.Array:
     return image if image.shape[:2] == shape else resize(image, *shape)
 
 
+def _refined(image: jax.Array, start: jax.Array, shape: Shape) -> jax.Array:
+    return refine(image, start, *shape)
+
+
 SINGLE_PROGRAMS = Programs(
     resize=_resized,
+    refine=_refined,
     shrink=shrink,
     compute_targets=compute_targets,
     init=init_at,
@@ -179,7 +186,7 @@ SINGLE_PROGRAMS = Programs(
 def coarse_to_fine(
     content: jax.Array,
     styles: Sequence[jax.Array],
-    x: jax.Array,
+    start: jax.Array,
     *,
     params: Params,
     weights: LossWeights,
@@ -200,6 +207,7 @@ def coarse_to_fine(
     at = TransferState(0, np.int32(0), [], {}) if resume is None else resume
     history, begun = at.history, np.asarray(at.begun)
     clock = time.perf_counter() - (history["seconds"][..., -1].max() if history else 0.0)
+    x = start
     result: Result | None = None
     for index in range(int(at.scale), len(scales)):
         shape, num_steps = scales[index]
@@ -211,8 +219,11 @@ def coarse_to_fine(
             config=config.objective,
         )
         args = params, targets, weights
+        # Departs from crowsonkb, whose scales start from a blurred image and have to find anew the
+        # details of the content that coarser scales had no room for.
+        x = programs.resize(x, shape) if result is None else programs.refine(x, start, shape)
         state = programs.init(
-            programs.resize(x, shape),
+            x,
             begun,
             args,
             loss_and_grad=loss_and_grad,

@@ -7,7 +7,7 @@ import optax
 import pytest
 from PIL import Image
 
-from jaxnst.pyramid import carry_moments, pyramid_shapes, resize, shrink
+from jaxnst.pyramid import carry_moments, pyramid_shapes, refine, resize, shrink
 
 
 def smooth(height, width):
@@ -94,6 +94,57 @@ def test_shrink_never_enlarges():
     assert shrink(image, 1.0) is image and shrink(image, 3.0) is image
     np.testing.assert_array_equal(shrink(image, 0.5), resize(image, 10, 15))
     assert shrink(image, 1e-6).shape == (1, 1, 3)
+
+
+# --- from scale to scale --------------------------------------------------------------------------
+
+
+def noise(seed, height, width):
+    return jax.random.uniform(jax.random.key(seed), (height, width, 3), minval=0.3, maxval=0.6)
+
+
+def test_an_unchanged_image_gets_all_its_details_back():
+    start = noise(0, 20, 28)
+    refined = refine(resize(start, 10, 14), start, 20, 28)
+    np.testing.assert_allclose(refined, start, atol=1e-6)
+    # At a scale between, too.
+    refined = refine(resize(start, 5, 7), start, 10, 14)
+    np.testing.assert_allclose(refined, resize(start, 10, 14), atol=1e-6)
+
+
+def test_what_is_carried_is_the_change():
+    start, change = noise(0, 20, 28), 0.1 * noise(1, 10, 14)
+    refined = refine(resize(start, 10, 14) + change, start, 20, 28)
+    np.testing.assert_allclose(refined, start + resize(change, 20, 28), atol=1e-6)
+
+
+def test_a_coarse_start_has_no_details_to_give():
+    image, start = noise(0, 10, 14), noise(1, 5, 7)
+    np.testing.assert_array_equal(refine(image, start, 20, 28), resize(image, 20, 28))
+    same = noise(2, 10, 14)
+    np.testing.assert_array_equal(refine(image, same, 20, 28), resize(image, 20, 28))
+
+
+def test_refine_stays_within_the_range_of_images():
+    start = jnp.asarray(np.indices((16, 16)).sum(0)[:, :, None] % 2, jnp.float32)
+    refined = refine(jnp.ones((8, 8, 1)), start, 16, 16)
+    assert float(refined.max()) == 1 and 0 <= float(refined.min()) < 1
+
+
+def test_refine_under_jit_vmap_and_grad():
+    images, starts = noise(0, 3 * 10, 14).reshape(3, 10, 14, 3), noise(1, 3 * 20, 28)
+    starts = starts.reshape(3, 20, 28, 3)
+    lanes = jax.jit(jax.vmap(lambda image, start: refine(image, start, 20, 28)))(images, starts)
+    for lane, image, start in zip(lanes, images, starts, strict=True):
+        np.testing.assert_allclose(lane, refine(image, start, 20, 28), atol=1e-6)
+    # Each pixel of the image is shared out whole.
+    grad = jax.grad(lambda image: refine(image, starts[0], 20, 28).sum())(images[0])
+    np.testing.assert_allclose(grad.mean(), 4, rtol=1e-3)
+
+
+def test_refine_refuses():
+    with pytest.raises(ValueError, match="height"):
+        refine(noise(0, 4, 4), noise(1, 8, 8), 0, 8)
 
 
 # --- the optimiser's state -----------------------------------------------------------------------

@@ -19,7 +19,7 @@ from jaxnst import (
     preset,
     style_transfer,
 )
-from jaxnst.pyramid import resize, shrink
+from jaxnst.pyramid import refine, resize, shrink
 from jaxnst.transfer import TransferState
 from jaxnst.transfer_config import schedule
 from jaxnst.vgg import Params
@@ -193,9 +193,9 @@ def test_each_scale_starts_from_the_last_ones_image(
     assert {progress.num_steps for progress in seen} == {len(sizes)}
     assert [progress.evaluation for progress in seen] == list(range(1, len(sizes) + 1))
     assert (np.diff(result.history["seconds"]) > 0).all()
-    # The first loss at the next scale is that of the last one's answer, enlarged.
+    # The first loss at the next scale is that of the last one's answer with finer details.
     (_, first_steps), ((height, width), _), *_ = scales
-    before = resize(seen[first_steps - 1].x, height, width)
+    before = refine(seen[first_steps - 1].x, small, height, width)
     ratio = width / small.shape[1]
     targets = compute_targets(
         shrink(small, ratio), [shrink(paint, ratio)], params, config=config.objective
