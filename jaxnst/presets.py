@@ -48,7 +48,7 @@ def _default() -> tuple[TransferConfig, LossWeights]:
     # cheap, and the finer scales only sharpen them.
     config, weights = _pastiche()
     config = dataclasses.replace(config, min_size=128, num_steps=100, memory=20)
-    return config, weights._replace(content=1.0)
+    return config, weights._replace(content=0.5)
 
 
 PRESETS: dict[str, Callable[[], tuple[TransferConfig, LossWeights]]] = {

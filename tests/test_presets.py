@@ -51,9 +51,9 @@ def pastiche(image, content, style):
 
 
 def default(image, content, style):
-    """As pastiche, with a hundred times the content."""
+    """As pastiche, with fifty times the content."""
     content_loss, style_loss = pastiche(image, content, style)
-    return 100 * content_loss, style_loss
+    return 50 * content_loss, style_loss
 
 
 FORMULAS = {
