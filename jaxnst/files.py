@@ -1,5 +1,6 @@
 """Files that are replaced whole or not at all."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -20,12 +21,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
+        _take_place(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def move_into_place(whole: Path, path: str | os.PathLike[str]) -> None:
+    """Let a file that was written elsewhere take the place of `path`, as `replacing` would.
+
+    Not even SIGKILL leaves anything else beside `path`, unless it is on another disk.
+    """
+    try:
+        _take_place(whole, Path(os.path.realpath(path)))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with replacing(path) as beside:
+            shutil.move(whole, beside)
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    if target.exists():
+        shutil.copymode(target, temporary)
+    os.replace(temporary, target)
 
 
 def check_target(path: str | os.PathLike[str], suffixes: Collection[str]) -> None:

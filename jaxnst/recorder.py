@@ -14,7 +14,7 @@ import numpy as np
 
 import jaxnst
 from jaxnst import checkpoint
-from jaxnst.files import replacing
+from jaxnst.files import move_into_place
 from jaxnst.images import load_image, save_image
 from jaxnst.objective import LossWeights
 from jaxnst.optimize import Progress
@@ -125,8 +125,7 @@ class Recorder:
         whole = self.folder / "new" / path.name
         whole.parent.mkdir(parents=True, exist_ok=True)
         write(whole)
-        with replacing(path) as beside:
-            shutil.move(whole, beside)
+        move_into_place(whole, path)
 
     def save_frame(self, image: Any, evaluation: int) -> None:
         """Save a frame, without loss, for the animation at the end."""

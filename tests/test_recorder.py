@@ -1,5 +1,7 @@
 """What a run leaves on disk meanwhile, told by records that no transfer made."""
 
+import errno
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -224,3 +226,42 @@ def test_a_file_appears_only_when_it_is_whole(make, tmp_path):
     record.put(tmp_path / "a.txt", write)
     assert (tmp_path / "a.txt").read_text() == "new"
     assert names(record.folder / "new") == []
+
+
+def test_a_kill_leaves_no_half_of_a_file_in_the_users_folder(make, tmp_path, monkeypatch):
+    """A kill can come before or after each step; nothing but whole files is ever to be seen."""
+    record, seen = make(interval=1e-9, save_every=1, frame_every=1), set()
+    for name in ("replace", "rename", "unlink"):
+        step = getattr(os, name)
+
+        def watched(*args, step=step, **options):
+            seen.update(names(tmp_path))
+            outcome = step(*args, **options)
+            seen.update(names(tmp_path))
+            return outcome
+
+        monkeypatch.setattr(os, name, watched)
+    record(make_progress(1))
+    record(make_progress(2))
+    assert seen == {"out.png", "out.png.run", "out_001.png", "out_002.png"}
+
+
+def test_a_link_to_another_disk_is_written_through(make, tmp_path, monkeypatch):
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "real.txt").write_text("old")
+    (tmp_path / "a.txt").symlink_to(there / "real.txt")
+    replace, refused = os.replace, []
+
+    def across(source, target):
+        if Path(source).parent != Path(target).parent:
+            refused.append(target)
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", across)
+    record = make()
+    record.put(tmp_path / "a.txt", lambda path: path.write_text("new"))
+    assert refused and (tmp_path / "a.txt").is_symlink()
+    assert (there / "real.txt").read_text() == "new"
+    assert names(there) == ["real.txt"] and names(record.folder / "new") == []
