@@ -585,4 +585,6 @@ def test_killed_again_and_again(tmp_path, options, kills):
     print(f"{resumed} went on from a state, {within} were killed within a save, {ended} ended")
     assert resumed
     finish(start(killed, *words, *(["--resume"] if recorder.is_unfinished(out) else [])))
-    assert {path.name: path.read_bytes() for path in killed.iterdir()} == whole
+    made = {path.name: path.read_bytes() for path in killed.iterdir()}
+    assert made.keys() == whole.keys()
+    assert [name for name in whole if made[name] != whole[name]] == []
