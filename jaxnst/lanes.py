@@ -82,8 +82,10 @@ def _resize(image: jax.Array, *, shape: Shape) -> jax.Array:
     return resize(image, *shape)
 
 
-def _refine(image: jax.Array, start: jax.Array, *, shape: Shape) -> jax.Array:
-    return refine(image, start, *shape)
+def _refine(
+    image: jax.Array, start: jax.Array, styles: tuple[jax.Array, ...], *, shape: Shape
+) -> jax.Array:
+    return refine(image, start, styles, *shape)
 
 
 def targets_axes(content: Any, styles: Sequence[Any]) -> Targets:
@@ -109,8 +111,11 @@ def lane_programs(mesh: Mesh, num_lanes: int, axes: Targets) -> Programs:
         axis = axis_of(image)
         return _compiled(_resize, (axis,), axis, mesh, shape=shape)(image)
 
-    def refine_lanes(image: jax.Array, start: jax.Array, shape: Shape) -> jax.Array:
-        return _compiled(_refine, (0, 0), 0, mesh, shape=shape)(image, start)
+    def refine_lanes(
+        image: jax.Array, start: jax.Array, styles: Sequence[jax.Array], shape: Shape
+    ) -> jax.Array:
+        in_axes = 0, 0, tuple(axis_of(style) for style in styles)
+        return _compiled(_refine, in_axes, 0, mesh, shape=shape)(image, start, tuple(styles))
 
     def shrink_lanes(style: jax.Array, ratio: float) -> jax.Array:
         axis = axis_of(style)

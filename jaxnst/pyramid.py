@@ -58,18 +58,30 @@ def resize(image: Float[Array, "h w c"], height: int, width: int) -> Float[Array
     return jnp.clip(jax.image.resize(image, (height, width, image.shape[2]), "lanczos3"), 0, 1)
 
 
+#: A picture that was enlarged has next to no details, and what is left is grain and ringing.
+MAX_GAIN = 3.0
+
+
 @partial(jax.jit, static_argnames=("height", "width"))
 def refine(
-    image: Float[Array, "h w c"], start: Float[Array, "_ _ c"], height: int, width: int
+    image: Float[Array, "h w c"],
+    start: Float[Array, "_ _ c"],
+    styles: Sequence[Float[Array, "_ _ c"]],
+    height: int,
+    width: int,
 ) -> Float[Array, "_ _ c"]:
     """An image of a coarser scale at a finer one, with the details that `start` has only there.
 
     What is carried is the change that coarser scales made to `start`. Its details are one band of
-    a Laplacian pyramid (Burt & Adelson 1983): itself less what a coarser scale can show of it.
+    a Laplacian pyramid (Burt & Adelson 1983): itself less what a coarser scale can show of it. They
+    are made as strong as those of the styles, as Heeger & Bergen (1995) match bands of textures,
+    but by root mean squares and within a factor of `MAX_GAIN`.
 
     Args:
         image: (h, w, C) in [0, 1], what became of `start` at the coarser scale.
         start: (H, W, C) in [0, 1], of any size; one no larger than `image` has no details to give.
+        styles: each (H', W', C) in [0, 1], as they are at the finer scale; none for details as
+            they are.
         height: of the finer scale.
         width: of the finer scale.
 
@@ -82,8 +94,18 @@ def refine(
     enlarged = resize(image, height, width)
     if max(start.shape[:2]) <= max(image.shape[:2]):
         return enlarged
-    coarse = resize(resize(start, *image.shape[:2]), height, width)
-    return jnp.clip(enlarged + resize(start, height, width) - coarse, 0, 1)
+    ratio = max(image.shape[:2]) / max(height, width)
+    details = resize(start, height, width) - resize(resize(start, *image.shape[:2]), height, width)
+    if styles:
+        wanted = sum(jnp.mean(_details(style, ratio) ** 2) for style in styles) / len(styles)
+        found = jnp.maximum(jnp.mean(details**2), jnp.finfo(details.dtype).tiny)
+        details *= jnp.clip(jnp.sqrt(wanted / found), 1 / MAX_GAIN, MAX_GAIN)
+    return jnp.clip(enlarged + details, 0, 1)
+
+
+def _details(image: jax.Array, ratio: float) -> jax.Array:
+    """What an image shows and one of `ratio` times its sides cannot."""
+    return image - resize(shrink(image, ratio), *image.shape[:2])
 
 
 def shrink(image: Float[Array, "h w c"], ratio: float) -> Float[Array, "_ _ c"]:

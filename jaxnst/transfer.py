@@ -76,8 +76,9 @@ def style_transfer(
     """Give `content` the style of one or several pictures (Gatys et al. 2016).
 
     With `config.min_size` it goes from coarse to fine: each scale starts from the last one's image,
-    with the details of the first image that only the finer scale shows (`pyramid.refine`), and
-    styles are resized along with the content, never enlarged.
+    with the details of the first image that only the finer scale shows, made about as strong as
+    those of the style (`pyramid.refine`), and styles are resized along with the content, never
+    enlarged.
 
     Args:
         content: (H, W, 3), sRGB in [0, 1].
@@ -128,7 +129,7 @@ class Programs:
     """What the scales of a transfer call: for a single image here, for many lanes in `sweep`."""
 
     resize: Callable[[jax.Array, Shape], jax.Array]
-    refine: Callable[[jax.Array, jax.Array, Shape], jax.Array]
+    refine: Callable[[jax.Array, jax.Array, Sequence[jax.Array], Shape], jax.Array]
     shrink: Callable[[jax.Array, float], jax.Array]
     compute_targets: Callable[..., Targets]  #: (content, styles, params, config)
     init: Callable[..., State]  #: as `init_at`
@@ -168,8 +169,10 @@ def _resized(image: jax.Array, shape: Shape) -> jax.Array:
     return image if image.shape[:2] == shape else resize(image, *shape)
 
 
-def _refined(image: jax.Array, start: jax.Array, shape: Shape) -> jax.Array:
-    return refine(image, start, *shape)
+def _refined(
+    image: jax.Array, start: jax.Array, styles: Sequence[jax.Array], shape: Shape
+) -> jax.Array:
+    return refine(image, start, styles, *shape)
 
 
 SINGLE_PROGRAMS = Programs(
@@ -212,16 +215,21 @@ def coarse_to_fine(
     for index in range(int(at.scale), len(scales)):
         shape, num_steps = scales[index]
         ratio = max(shape) / max(scales[-1].shape)
+        styles_here = [programs.shrink(style, ratio) for style in styles]
         targets = programs.compute_targets(
             programs.resize(content, shape),
-            [programs.shrink(style, ratio) for style in styles],
+            styles_here,
             params,
             config=config.objective,
         )
         args = params, targets, weights
         # Departs from crowsonkb, whose scales start from a blurred image and have to find anew the
         # details of the content that coarser scales had no room for.
-        x = programs.resize(x, shape) if result is None else programs.refine(x, start, shape)
+        x = (
+            programs.resize(x, shape)
+            if result is None
+            else programs.refine(x, start, styles_here, shape)
+        )
         state = programs.init(
             x,
             begun,

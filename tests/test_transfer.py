@@ -195,8 +195,8 @@ def test_each_scale_starts_from_the_last_ones_image(
     assert (np.diff(result.history["seconds"]) > 0).all()
     # The first loss at the next scale is that of the last one's answer with finer details.
     (_, first_steps), ((height, width), _), *_ = scales
-    before = refine(seen[first_steps - 1].x, small, height, width)
     ratio = width / small.shape[1]
+    before = refine(seen[first_steps - 1].x, small, [shrink(paint, ratio)], height, width)
     targets = compute_targets(
         shrink(small, ratio), [shrink(paint, ratio)], params, config=config.objective
     )
