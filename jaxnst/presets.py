@@ -46,14 +46,18 @@ def _default() -> tuple[TransferConfig, LossWeights]:
     # The objective of pastiche, whose terms mean the same at every size, but with average pooling:
     # max pooling asks nothing of three pixels in four and leaves a pattern of single ones. From
     # coarse to fine: large strokes are laid where they are cheap, and finer scales sharpen them.
-    # Averages are less than maxima, which takes more from the style loss, of the fourth degree in
-    # features, than from that of content: hence its weight, with which motifs stay what they are.
     config, weights = _pastiche()
     objective = dataclasses.replace(config.objective, pooling="average")
     config = dataclasses.replace(
         config, objective=objective, min_size=128, num_steps=100, memory=20
     )
-    return config, weights._replace(content=0.03)
+    # Averages are less than maxima, the more so the deeper the layer: without more weight, relu5_1
+    # is left as it is, and relu3_1 to the content. The loss of a style is of the fourth degree in
+    # features and that of content of the second: hence the content's weight, with which motifs stay
+    # what they are.
+    shares = {"relu3_1": 4.0, "relu5_1": 1000.0}
+    layers = {k: v * shares.get(k, 1.0) for k, v in weights.style_layers.items()}
+    return config, weights._replace(content=0.03, style_layers=layers)
 
 
 PRESETS: dict[str, Callable[[], tuple[TransferConfig, LossWeights]]] = {

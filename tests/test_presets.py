@@ -40,19 +40,19 @@ def gatys2016(image, content, style):
     )
 
 
-def pastiche(image, content, style):
+def pastiche(image, content, style, shares=(1, 1, 1, 1, 1)):
     """Gram matrices divided by the positions, each layer by the square of its channels."""
     total_style = 0.0
-    for layer, channels in CHANNELS.items():
+    for (layer, channels), share in zip(CHANNELS.items(), shares, strict=True):
         f, s = flatten(image[layer]), flatten(style[layer])
         grams = f @ f.T / f.shape[1] - s @ s.T / s.shape[1]
-        total_style += 10 / channels**2 * np.mean(grams**2)
+        total_style += share * 10 / channels**2 * np.mean(grams**2)
     return 0.01 * np.mean((flatten(image[CONTENT]) - flatten(content[CONTENT])) ** 2), total_style
 
 
 def default(image, content, style):
-    """As pastiche, with three times the content."""
-    content_loss, style_loss = pastiche(image, content, style)
+    """As pastiche, with three times the content, and more of what average pooling makes small."""
+    content_loss, style_loss = pastiche(image, content, style, shares=(1, 1, 4, 1, 1000))
     return 3 * content_loss, style_loss
 
 
