@@ -55,9 +55,9 @@ def _default() -> tuple[TransferConfig, LossWeights]:
     # is left as it is, and relu3_1 to the content. The loss of a style is of the fourth degree in
     # features and that of content of the second: hence the content's weight, with which motifs stay
     # what they are.
-    shares = {"relu3_1": 4.0, "relu5_1": 1000.0}
+    shares = {"relu3_1": 6.0, "relu5_1": 1000.0}
     layers = {k: v * shares.get(k, 1.0) for k, v in weights.style_layers.items()}
-    return config, weights._replace(content=0.03, style_layers=layers)
+    return config, weights._replace(content=0.1, style_layers=layers)
 
 
 PRESETS: dict[str, Callable[[], tuple[TransferConfig, LossWeights]]] = {
