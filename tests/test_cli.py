@@ -428,7 +428,7 @@ def test_without_a_preset_the_recipe_is_the_default() -> None:
         ("--seed -3", "seed", -3),
         ("--size 99", "size", 99),
         ("--no-crop", "crop", False),
-        ("--pooling average", "pooling", "average"),
+        ("--pooling max", "pooling", "max"),
         ("--statistic gram", "statistic", "gram"),
         ("--content-distance half_sum", "content_distance", "half_sum"),
         ("--dtype bfloat16", "dtype", "bfloat16"),

@@ -181,7 +181,7 @@ def test_a_thread_can_call_the_command(run):
         (["--first-steps", "6"], "other first_steps"),
         (["--content-weight", "7"], "other content_weight"),
         (["--seed", "1"], "other seed"),
-        (["--pooling", "average"], "other pooling"),
+        (["--pooling", "max"], "other pooling"),
         (["--memory", "4"], "other memory"),
         (["--scale-factor", "1.5"], "other scale_factor"),
         (["--size", "47"], "other content and size and style"),
