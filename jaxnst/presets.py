@@ -52,9 +52,9 @@ def _default() -> tuple[TransferConfig, LossWeights]:
         config, objective=objective, min_size=128, num_steps=100, memory=20
     )
     # Averages are less than maxima, the more so the deeper the layer: without more weight, relu5_1
-    # is left as it is, and relu3_1 to the content. The loss of a style is of the fourth degree in
-    # features and that of content of the second: hence the content's weight, with which motifs stay
-    # what they are.
+    # hardly counts, and relu3_1 less than its neighbours. The loss of a style is of the fourth
+    # degree in features and that of content of the second: hence the content's weight, with which
+    # motifs stay what they are.
     shares = {"relu3_1": 6.0, "relu5_1": 1000.0}
     layers = {k: v * shares.get(k, 1.0) for k, v in weights.style_layers.items()}
     return config, weights._replace(content=0.1, style_layers=layers)
