@@ -24,13 +24,10 @@ def main() -> None:
     parser.add_argument("content", type=Path)
     parser.add_argument("style", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
-    parser.add_argument("--content-weight", type=float, help="instead of the recipe's own")
     parser.add_argument("-o", "--output", type=Path, default=Path("sheet.jpg"))
     args = parser.parse_args()
     params = jaxnst.load_params()
     config, weights = jaxnst.preset("default")
-    if args.content_weight is not None:
-        weights = weights._replace(content=args.content_weight)
     images, labels, left = [], [], []
     for size in args.sizes:
         content, style = (jaxnst.load_image(p, size=size) for p in (args.content, args.style))

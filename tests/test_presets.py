@@ -51,9 +51,9 @@ def pastiche(image, content, style, shares=(1, 1, 1, 1, 1)):
 
 
 def default(image, content, style):
-    """As pastiche, with ten times the content, and more of what average pooling makes small."""
-    content_loss, style_loss = pastiche(image, content, style, shares=(1, 1, 6, 1, 1000))
-    return 10 * content_loss, style_loss
+    """As pastiche, with eight times the content, and more of what average pooling makes small."""
+    content_loss, style_loss = pastiche(image, content, style, shares=(1, 1, 12, 3, 1000))
+    return 8 * content_loss, style_loss
 
 
 FORMULAS = {
