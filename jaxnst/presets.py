@@ -52,10 +52,10 @@ def _default() -> tuple[TransferConfig, LossWeights]:
         config, objective=objective, min_size=128, num_steps=100, memory=20
     )
     # Averages are less than maxima, the more so the deeper the layer: without more weight, relu5_1
-    # hardly counts, and relu3_1 and relu4_1 give way to the content, the more so in small pictures,
-    # which should look like large ones. The loss of a style is of the fourth degree in features and
-    # that of content of the second: hence the content's weight, with which motifs stay what they
-    # are. All by measure and by looking: benchmarks/README.md.
+    # hardly counts, and relu3_1 and relu4_1 give way to the content, how much depends on the size.
+    # The loss of a style is of the fourth degree in features and that of content of the second:
+    # hence the content's weight, with which motifs stay what they are. Chosen on two pairs, by
+    # looking and by benchmarks/sizes.py.
     shares = {"relu3_1": 12.0, "relu4_1": 3.0, "relu5_1": 1000.0}
     layers = {k: v * shares.get(k, 1.0) for k, v in weights.style_layers.items()}
     return config, weights._replace(content=0.08, style_layers=layers)
