@@ -1,55 +1,36 @@
 """Neural style transfer as pure functions in JAX and Flax."""
 
-from jaxnst.images import load_alpha, load_image, save_image
-from jaxnst.lbfgs import lbfgs
-from jaxnst.losses import gram_matrix, raw_gram_matrix, total_variation
+from jaxnst.images import Geometry, load_alpha, load_image, save_image
+from jaxnst.lanes import SweepProgress, SweepResult
+from jaxnst.lbfgs import lbfgs, spectral_preconditioner
+from jaxnst.loss_weights import LossWeights
+from jaxnst.losses import (
+    gram_matrix,
+    half_squared_error,
+    mean_squared_error,
+    raw_gram_matrix,
+    total_variation,
+)
+from jaxnst.minimize import Progress, Result, minimize
 from jaxnst.objective import (
-    LossWeights,
-    ObjectiveConfig,
+    Objective,
     Targets,
     compute_targets,
     loss_and_grad,
     perceptual_loss,
 )
-from jaxnst.optimize import Progress, Result, Status, minimize
+from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
+from jaxnst.optimizers import Adam, Lbfgs
 from jaxnst.params import load_params, quantize_params, save_params
-from jaxnst.presets import preset
-from jaxnst.sweep import SweepProgress, SweepResult, sweep, weight_grid
+from jaxnst.pyramid import resize
+from jaxnst.recipes import PRESETS, Recipe, TransferConfig, preset
+from jaxnst.scales import TransferState
+from jaxnst.sources import Picture
+from jaxnst.sweep import sweep, weight_grid
+from jaxnst.terms import Content, Penalty, Style, Term
 from jaxnst.transfer import TransferResult, style_transfer
-from jaxnst.transfer_config import TransferConfig
-from jaxnst.vgg import VGG19, extract_features
+from jaxnst.vgg import LAYERS, VGG19, Params, extract_features
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "VGG19",
-    "LossWeights",
-    "ObjectiveConfig",
-    "Progress",
-    "Result",
-    "Status",
-    "SweepProgress",
-    "SweepResult",
-    "Targets",
-    "TransferConfig",
-    "TransferResult",
-    "compute_targets",
-    "extract_features",
-    "gram_matrix",
-    "lbfgs",
-    "load_alpha",
-    "load_image",
-    "load_params",
-    "loss_and_grad",
-    "minimize",
-    "perceptual_loss",
-    "preset",
-    "quantize_params",
-    "raw_gram_matrix",
-    "save_image",
-    "save_params",
-    "style_transfer",
-    "sweep",
-    "total_variation",
-    "weight_grid",
-]
+__all__ = ["x"]

@@ -2,25 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.fft
+import numpy as np
 import optax
-
-from jaxnst.checks import check_positive_integer
-
-
-class LbfgsState(NamedTuple):
-    """The last accepted point, the step on trial from there, and the curvature pairs."""
-
-    x: Any  #: last accepted point, its gradient and its value (inf before the first)
-    grad: Any
-    value: jax.Array
-    direction: Any  #: the search direction from there, the slope along it, and the step on trial
-    slope: jax.Array
-    step: jax.Array
-    pairs: "Pairs"
+from jax import export
+from jaxtyping import Array, Float
 
 
 class Pairs(NamedTuple):
@@ -28,68 +19,105 @@ class Pairs(NamedTuple):
 
     s: Any  #: differences of points
     y: Any  #: differences of gradients
-    rho: jax.Array  #: 1 / sᵀy of each pair, 0 where there is none
+    rho: jax.Array  #: 1 / sᵀy of each pair, 0 for an empty slot
     kept: jax.Array  #: pairs ever kept
-    scale: jax.Array  #: sᵀy / yᵀMy of the newest pair, the factor of the first metric M
+    scale: jax.Array  #: sᵀy / yᵀMy of the newest pair, by which the preconditioner M is multiplied
+
+
+class LbfgsState(NamedTuple):
+    """The last accepted point, the step on trial from there, and the curvature pairs."""
+
+    x: Any  #: last accepted point, its gradient and its value (the largest number before the first)
+    grad: Any
+    value: jax.Array
+    direction: Any  #: the search direction from there, the slope along it, and the step on trial
+    slope: jax.Array
+    step: jax.Array
+    pairs: Pairs
+
+
+export.register_namedtuple_serialization(Pairs, serialized_name="jaxnst.lbfgs.Pairs")
+export.register_namedtuple_serialization(LbfgsState, serialized_name="jaxnst.LbfgsState")
 
 
 def lbfgs(
+    learning_rate: Any = 1.0,
     *,
-    learning_rate: float = 1.0,
     memory: int = 20,
-    armijo: float = 1e-4,
-    first_step: float | None = None,
-    max_step: float | None = None,
-    metric: Callable[[Any], Any] | None = None,
-    stretch: float = 1.0,
+    armijo: Any = 1e-4,
+    first_step: Any = None,
+    max_step: Any = None,
+    preconditioner: Callable[[Any], Any] | None = None,
+    initial_scaling: Any = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """L-BFGS of which one update is one evaluation, accepted or not.
+    """Return L-BFGS of which one update is one evaluation, accepted or not.
 
     Each update looks at the point just evaluated. If its value is finite and low enough (Armijo),
     it is accepted and the next point is proposed along a new direction; if not, the next proposal
     is nearer to the last accepted point. A pair with sᵀy ≤ 0 is dropped, so that a direction
-    always descends and an accepted value never exceeds an earlier one. `optax.scale_by_lbfgs`
-    does not serve here: it keeps pairs with sᵀy ≤ 0 and then climbs.
+    always descends and an accepted value never exceeds an earlier one. (`optax.scale_by_lbfgs`
+    keeps pairs with sᵀy ≤ 0; without a line search it then climbs.)
 
-    As it stands it takes units as they are: the first step has a 1-norm of `learning_rate`, as in
-    torch, and none is limited. Where the unit is known, as with pixels in [0, 1], `first_step` and
+    By default units are taken as they are: the first step has a 1-norm of `learning_rate`, as in
+    torch, and no step is limited. If the unit is known, as with pixels in [0, 1], `first_step` and
     `max_step` save the evaluations that a tiny first step and the wild one after it cost.
+
+    Every number may be traced. With `optax.inject_hyperparams`, name what is not a number:
+    `static_args=("memory", "preconditioner")`.
 
     Args:
         learning_rate: the step tried first along each direction.
         memory: how many pairs are kept; each costs two points of space.
         armijo: the share of the promised decrease that a point must reach.
-        first_step: root mean square of the first step, and of any without a pair to measure it by;
+        first_step: root mean square of the first step, and of every step that no pair can measure;
             None for a 1-norm of `learning_rate`.
         max_step: root mean square that no step exceeds; None for no limit.
-        metric: what stands for the inverse Hessian M before there are pairs: a symmetric positive
-            definite linear map of trees like `params`. None for the identity. It is L-BFGS in z
-            with x = M^½ z, and so a choice of what is easy to change.
-        stretch: how much longer M is made than sᵀy / yᵀMy of the newest pair. That is a short
-            estimate, made by the stiffest directions alone; where many are soft, 2 goes further.
+        preconditioner: M, a symmetric positive definite linear map of trees like `params`; None for
+            the identity. The inverse Hessian begins as H₀ = initial_scaling · (sᵀy / yᵀMy) · M. It
+            is L-BFGS in z with x = M^½ z: what M enlarges is easy to change.
+        initial_scaling: of H₀. sᵀy / yᵀMy of the newest pair is a short estimate, made by the
+            stiffest directions alone; if many are soft, 2 goes further.
 
     Returns:
         An optax transformation whose `update` wants `params` and `value=`.
 
     Raises:
-        ValueError: `memory`, `first_step`, `max_step` or `stretch` is no positive number.
+        TypeError: `memory` is traced or no integer.
+        ValueError: `memory`, `first_step`, `max_step` or `initial_scaling` is not positive.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> def loss(x):
+    ...     return jnp.sum((x - 3.0) ** 2)
+    >>> x, optimizer = jnp.zeros(2), lbfgs()
+    >>> state = optimizer.init(x)
+    >>> for _ in range(10):
+    ...     value, grad = jax.value_and_grad(loss)(x)
+    ...     updates, state = optimizer.update(grad, state, x, value=value)
+    ...     x = optax.apply_updates(x, updates)
+    >>> [round(float(v), 3) for v in x]
+    [3.0, 3.0]
     """
-    check_positive_integer("memory", memory)
-    for name, given in (("first_step", first_step), ("max_step", max_step), ("stretch", stretch)):
-        if given is not None and not given > 0:
+    if isinstance(memory, bool) or not isinstance(memory, Integral):
+        raise TypeError(
+            f"memory must be an integer, not {memory!r}; with optax.inject_hyperparams add "
+            'static_args=("memory", "preconditioner")'
+        )
+    positive = {"first_step": first_step, "max_step": max_step, "initial_scaling": initial_scaling}
+    for name, given in {"memory": memory, **positive}.items():
+        if isinstance(given, int | float | np.generic) and not given > 0:
             raise ValueError(f"{name} must be a positive number, not {given!r}")
 
-    def apply_metric(x: Any) -> Any:
-        return x if metric is None else metric(x)
+    def precondition(x: Any) -> Any:
+        return x if preconditioner is None else preconditioner(x)
 
     def init_fn(params: Any) -> LbfgsState:
-        dtype = optax.tree.dtype(params, "lowest")
+        dtype = _scalar_dtype(params)
         zero = jnp.zeros((), dtype)
         ring = jax.tree.map(lambda leaf: jnp.zeros((memory, *leaf.shape), leaf.dtype), params)
         return LbfgsState(
             x=params,
             grad=optax.tree.zeros_like(params),
-            value=jnp.full((), jnp.inf, dtype),
+            value=jnp.full((), jnp.finfo(dtype).max, dtype),
             direction=optax.tree.zeros_like(params),
             slope=zero,
             step=zero,
@@ -105,49 +133,83 @@ def lbfgs(
     def update_fn(
         updates: Any, state: LbfgsState, params: Any = None, *, value: jax.Array, **_: Any
     ) -> tuple[Any, LbfgsState]:
-        first = jnp.isinf(state.value)
-        low_enough = first | (value <= state.value + armijo * state.step * state.slope)
-        accepted = jnp.isfinite(value) & _all_finite(updates) & low_enough
+        dtype = _scalar_dtype(params)
+        value = value.astype(dtype)
+        rate, limit, start, scaling = (
+            None if x is None else jnp.asarray(x).astype(dtype)
+            for x in (learning_rate, max_step, first_step, initial_scaling)
+        )
+        first = state.value == jnp.finfo(dtype).max
+        decrease = jnp.asarray(armijo).astype(dtype) * state.step * state.slope
+        accepted = jnp.isfinite(value) & _all_finite(updates) & (value <= state.value + decrease)
         step = _shorter(state, value)
-        # Cut again and again in vain: the pairs tell lies about this place. Forget them.
-        forget = ~accepted & (step < 1e-6 * learning_rate) & state.pairs.rho.any()
+        # Cut again and again in vain: the pairs are wrong about this place. Forget them.
+        forget = ~accepted & (step < 1e-6 * rate) & state.pairs.rho.any()
 
         s = jax.tree.map(jnp.subtract, params, state.x)
         y = jax.tree.map(jnp.subtract, updates, state.grad)
-        pairs = _push(state.pairs, s, y, apply_metric(y), keep=accepted & ~first)
-        pairs = pairs._replace(rho=jnp.where(forget, 0, pairs.rho))
+        pairs = _push(state.pairs, s, y, precondition(y), keep=accepted & ~first)
+        pairs = pairs._replace(rho=jnp.where(forget, jnp.zeros_like(pairs.rho), pairs.rho))
 
         x, grad = _where(accepted, (params, updates), (state.x, state.grad))
-        direction, slope, plain = _descent(grad, pairs, lambda q: _scaled(stretch, apply_metric(q)))
-        anew = accepted | forget
+        direction, slope, unmeasured = _descent(
+            grad, pairs, lambda q: _scaled(scaling, precondition(q))
+        )
+        fresh = accepted | forget
         size = _rms(direction)
-        begin = learning_rate / _norm1(direction) if first_step is None else first_step / size
-        full = jnp.where(plain, begin, learning_rate)
-        if max_step is not None:
-            full = jnp.minimum(full, max_step / size)
+        begin = rate / _norm1(direction) if start is None else start / size
+        full = jnp.where(unmeasured, begin, rate)
+        if limit is not None:
+            full = jnp.minimum(full, limit / size)
         new = LbfgsState(
             x=x,
             grad=grad,
-            value=jnp.where(accepted, value, state.value).astype(state.value.dtype),
-            direction=_where(anew, direction, state.direction),
-            slope=jnp.where(anew, slope, state.slope),
-            step=jnp.where(anew, full, step),
+            value=jnp.where(accepted, value, state.value),
+            direction=_where(fresh, direction, state.direction),
+            slope=jnp.where(fresh, slope, state.slope),
+            step=jnp.where(fresh, full, step),
             pairs=pairs,
         )
-        proposal = jax.tree.map(lambda x, d: x + new.step * d, new.x, new.direction)
+        proposal = jax.tree.map(lambda x, d: x + new.step.astype(x.dtype) * d, new.x, new.direction)
         return jax.tree.map(jnp.subtract, proposal, params), new
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def spectral_preconditioner(gradient: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Divide each spatial frequency f, in cycles a pixel, by f + 0.01; the mean divisor is 1.
+
+    A symmetric positive definite linear map, for `lbfgs(preconditioner=…)`. The spectrum of natural
+    pictures falls about as 1/f, and so do the changes that a style asks of them, while a gradient
+    by pixels is loudest at the finest frequencies. Olah et al. (2017, "Feature visualization")
+    optimise the Fourier coefficients divided by f for the same reason. The cosine transform,
+    unlike Fourier's, does not tie one edge of the picture to the opposite one.
+
+    Args:
+        gradient: (H, W, C); each channel is transformed by itself.
+
+    >>> import jax.numpy as jnp
+    >>> flat = spectral_preconditioner(jnp.ones((8, 8, 3)))
+    >>> bool(flat[0, 0, 0] > 1)  # what is the same everywhere is easy to change
+    True
+    """
+    height, width = gradient.shape[:2]
+    f = np.hypot(np.arange(height)[:, None] / (2 * height), np.arange(width) / (2 * width))
+    divided = 1 / (f + 0.01)
+    gain = jnp.asarray(divided / divided.mean(), gradient.dtype)[:, :, None]
+    spectrum = jax.scipy.fft.dctn(gradient, axes=(0, 1), norm="ortho")
+    return jax.scipy.fft.idctn(gain * spectrum, axes=(0, 1), norm="ortho")
+
+
 def _shorter(state: LbfgsState, value: jax.Array) -> jax.Array:
     """The step to try after a refused one: least of a parabola, within 1/10 and 1/2 of the old."""
     # Guarded before the division, so that derivatives through a whole run are finite too.
-    finite = jnp.isfinite(value) & jnp.isfinite(state.value)
+    finite = jnp.isfinite(value) & (state.value < jnp.finfo(state.value.dtype).max)
+    zero = jnp.zeros_like(value)
     drop = -state.step * state.slope
-    rise = jnp.where(finite, value, 0) - jnp.where(finite, state.value, 0) + drop
-    parabola = 0.5 * drop / jnp.where(rise > 0, rise, 1)
-    return state.step * jnp.clip(jnp.where(finite, parabola, 0), 0.1, 0.5)
+    rise = jnp.where(finite, value, zero) - jnp.where(finite, state.value, zero) + drop
+    parabola = 0.5 * drop / jnp.where(rise > 0, rise, jnp.ones_like(rise))
+    return state.step * jnp.clip(jnp.where(finite, parabola, zero), 0.1, 0.5)
 
 
 def _push(pairs: Pairs, s: Any, y: Any, my: Any, *, keep: jax.Array) -> Pairs:
@@ -161,68 +223,82 @@ def _push(pairs: Pairs, s: Any, y: Any, my: Any, *, keep: jax.Array) -> Pairs:
         # Writes one slot in place; a `where` over the whole ring would copy it each time.
         return ring.at[slot].set(jnp.where(keep, new, ring[slot]))
 
+    one = jnp.ones_like(sy)
+
     return Pairs(
         s=jax.tree.map(put, pairs.s, s),
         y=jax.tree.map(put, pairs.y, y),
-        rho=put(pairs.rho, 1 / jnp.where(keep, sy, 1)),
+        rho=put(pairs.rho, 1 / jnp.where(keep, sy, one)),
         kept=pairs.kept + keep,
-        scale=jnp.where(keep, sy / jnp.where(keep, ymy, 1), pairs.scale),
+        scale=jnp.where(keep, sy / jnp.where(keep, ymy, one), pairs.scale),
     )
 
 
 def _descent(
-    grad: Any, pairs: Pairs, metric: Callable[[Any], Any]
+    grad: Any, pairs: Pairs, preconditioner: Callable[[Any], Any]
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """The direction, the slope along it, and whether its length means nothing."""
-    direction = _scaled(-1, _inverse_hessian_times(grad, pairs, metric))
+    """Return the direction, the slope along it, and whether no pair measures its length."""
+    direction = _scaled(-1.0, _inverse_hessian_times(grad, pairs, preconditioner))
     slope = _dot(grad, direction)
     spoilt = ~(slope < 0)  # by rounding
     return (
-        _where(spoilt, _scaled(-1, grad), direction),
+        _where(spoilt, _scaled(-1.0, grad), direction),
         jnp.where(spoilt, -_dot(grad, grad), slope),
         spoilt | ~pairs.rho.any(),
     )
 
 
-def _inverse_hessian_times(grad: Any, pairs: Pairs, metric: Callable[[Any], Any]) -> Any:
-    """The two-loop recursion (Nocedal & Wright 2006, algorithm 7.4); empty slots have rho = 0."""
+def _inverse_hessian_times(grad: Any, pairs: Pairs, preconditioner: Callable[[Any], Any]) -> Any:
+    """Apply the two-loop recursion (Nocedal & Wright 2006, algorithm 7.4). Empty slots: rho = 0."""
     memory = len(pairs.rho)
     newest_first = (pairs.kept - 1 - jnp.arange(memory)) % memory
 
     def backward(q: Any, slot: jax.Array) -> tuple[Any, jax.Array]:
         s, y = jax.tree.map(lambda ring: ring[slot], (pairs.s, pairs.y))
         alpha = pairs.rho[slot] * _dot(s, q)
-        return jax.tree.map(lambda q, y: q - alpha * y, q, y), alpha
+        return jax.tree.map(lambda q, y: q - alpha.astype(y.dtype) * y, q, y), alpha
 
     def forward(r: Any, slot_and_alpha: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
         slot, alpha = slot_and_alpha
         s, y = jax.tree.map(lambda ring: ring[slot], (pairs.s, pairs.y))
         beta = pairs.rho[slot] * _dot(y, r)
-        return jax.tree.map(lambda r, s: r + (alpha - beta) * s, r, s), None
+        return jax.tree.map(lambda r, s: r + (alpha - beta).astype(s.dtype) * s, r, s), None
 
     q, alphas = jax.lax.scan(backward, grad, newest_first)
-    r = _scaled(pairs.scale, metric(q))
+    r = _scaled(pairs.scale, preconditioner(q))
     return jax.lax.scan(forward, r, (newest_first, alphas), reverse=True)[0]
+
+
+def _scalar_dtype(x: Any) -> Any:
+    """Return the type of sums over a tree: float32 or better, and no worse than any leaf."""
+    return jnp.promote_types(optax.tree.dtype(x, "promote"), jnp.float32)
+
+
+def _sum(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:
+    dtype = _scalar_dtype(trees[0])
+    sums = jax.tree.map(lambda *leaves: jnp.sum(function(*leaves)).astype(dtype), *trees)
+    total: jax.Array = jax.tree.reduce(jnp.add, sums)
+    return total
 
 
 def _dot(x: Any, y: Any) -> jax.Array:
     # A sum of products and not a matrix product, which has low precision on some accelerators.
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda a, b: jnp.sum(a * b), x, y))
+    return _sum(jnp.multiply, x, y)
 
 
 def _norm1(x: Any) -> jax.Array:
-    norm = jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf)), x))
+    norm = _sum(jnp.abs, x)
     return jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
 
 
 def _rms(x: Any) -> jax.Array:
     # Guarded before the root, so that the derivative at zero is finite.
-    tiny = jnp.finfo(optax.tree.dtype(x, "lowest")).tiny
-    return jnp.sqrt(jnp.maximum(_dot(x, x) / optax.tree.size(x), tiny))
+    square = _dot(x, x)
+    return jnp.sqrt(jnp.maximum(square / optax.tree.size(x), jnp.finfo(square.dtype).tiny))
 
 
 def _scaled(factor: Any, x: Any) -> Any:
-    return jax.tree.map(lambda leaf: factor * leaf, x)
+    return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, x)
 
 
 def _all_finite(x: Any) -> jax.Array:

@@ -1,29 +1,68 @@
-"""The losses of neural style transfer: arrays in, a number out. No network is seen here."""
+"""Statistics of features, distances between them, and penalties: arrays only, never the network.
+
+A statistic is a mean over positions, which `where` weights: 1 counts a position, 0 leaves it out.
+Without `where`, all positions count alike.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-
-def _accumulate(x: jax.Array) -> jax.Array:
-    """Half-precision features are summed in float32: a Gram matrix overflows float16."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+Where = Float[Array, "h w"] | None
 
 
-def raw_gram_matrix(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
-    """The sum over all positions of the products of each two channels.
+def gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:
+    """Return the mean over positions of the products of every two channels.
 
-    Gatys et al. 2016, equation 3: G_ij = Σ_k F_ik F_jk. It grows with the number of positions, so
-    two pictures of different sizes do not compare; see `gram_matrix`.
+    Gatys et al. 2016, equation 3, divided by the number of positions, so that it does not depend
+    on the size of the picture.
 
     Args:
         features: (h, w, c) of one layer.
+        where: (h, w) weights of the positions, 0 or more; None for 1 everywhere. If all are 0,
+            the result is 0.
 
     Returns:
         (c, c), symmetric, in float32 or better.
+
+    Raises:
+        ValueError: `features` or `where` has another shape.
+
+    >>> import jax.numpy as jnp
+    >>> gram_matrix(jnp.ones((4, 4, 2)))
+    Array([[1., 1.],
+           [1., 1.]], dtype=float32)
     """
-    _check_features(features)
-    return _products(features)
+    return raw_gram_matrix(features, where) / _count(features, where)
+
+
+def raw_gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:
+    """Return the sum over positions of the products of every two channels.
+
+    Gatys et al. 2016, equation 3: G_ij = Σ_k F_ik F_jk. It grows with the number of positions, so
+    that pictures of different sizes cannot be compared by it; `gram_matrix` can.
+
+    Args:
+        features: (h, w, c) of one layer.
+        where: (h, w) weights of the positions, 0 or more; None for 1 everywhere.
+
+    Returns:
+        (c, c), symmetric, in float32 or better.
+
+    Raises:
+        ValueError: `features` or `where` has another shape.
+
+    >>> import jax.numpy as jnp
+    >>> float(raw_gram_matrix(jnp.ones((4, 4, 1)))[0, 0])
+    16.0
+    """
+    _check(features, where)
+    if where is None:
+        return _products(features)
+    features = _accumulate(features)
+    return _sum_products(features * where[:, :, None].astype(features.dtype), features)
 
 
 @jax.custom_jvp
@@ -35,73 +74,77 @@ def _products(features: jax.Array) -> jax.Array:
 def _products_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    # Both factors are the same: one product gives the change by either, and so does its transpose,
-    # where JAX's own rule makes two.
+    # The two factors are equal, so one product gives the change by both, and so does its
+    # transpose. JAX's own rule makes two products.
     (features,), (change,) = primals, tangents
     half = _sum_products(change, features)
     return _products(features), half + half.T
 
 
 def _sum_products(x: jax.Array, y: jax.Array) -> jax.Array:
-    # An einsum over positions, not a reshape: it stays local where the rows lie on many devices.
+    # An einsum over positions and not a reshape: it stays local if rows lie on many devices.
     return jnp.einsum(
         "hwi,hwj->ij",
         x,
         y,
         precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        preferred_element_type=_accumulator(x),
     )
 
 
-def gram_matrix(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
-    """The mean over all positions of the products of each two channels.
-
-    Gatys et al. 2016, equation 3, divided by h·w, so that it does not depend on the size.
+def mean_squared_error(x: Any, y: Any, where: Where = None) -> Float[Array, ""]:
+    """Return the mean of (x - y)², computed in float32 or better.
 
     Args:
-        features: (h, w, c) of one layer.
-
-    Returns:
-        (c, c), symmetric, in float32 or better.
-    """
-    _check_features(features)
-    return raw_gram_matrix(features) / (features.shape[0] * features.shape[1])
-
-
-def mean_squared_error(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, ""]:
-    """The mean of (x - y)², computed in float32 or better.
+        x: an array, or a pytree of arrays whose means are added up.
+        y: the same structure and shapes.
+        where: (h, w) weights of the positions of (h, w, c) arrays; None for 1 everywhere.
 
     Raises:
-        ValueError: the shapes differ. (Broadcasting would hide a wrong target.)
+        ValueError: the structures or shapes differ. (Broadcasting would hide a wrong target.)
+
+    >>> import jax.numpy as jnp
+    >>> float(mean_squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
+    2.0
     """
-    _check_same_shape(x, y)
-    return jnp.mean(jnp.square(_accumulate(x) - _accumulate(y)))
+    return _sum_leaves(lambda leaf: _mean(leaf, where), _squared_differences(x, y))
 
 
-def half_squared_error(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, ""]:
-    """½ Σ (x - y)², the content loss of Gatys et al. 2016, equation 1.
+def half_squared_error(x: Any, y: Any, where: Where = None) -> Float[Array, ""]:
+    """Return ½ Σ (x - y)², the content loss of Gatys et al. 2016, equation 1.
 
-    Raises:
-        ValueError: the shapes differ.
+    Arguments and exceptions are those of `mean_squared_error`.
+
+    >>> import jax.numpy as jnp
+    >>> float(half_squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
+    2.0
     """
-    _check_same_shape(x, y)
-    return 0.5 * jnp.sum(jnp.square(_accumulate(x) - _accumulate(y)))
+    return 0.5 * _sum_leaves(lambda leaf: _sum(leaf, where), _squared_differences(x, y))
 
 
-def total_variation(image: Float[Array, "h w c"]) -> Float[Array, ""]:
-    """The mean absolute difference of horizontal neighbours plus that of vertical ones.
+def total_variation(image: Float[Array, "h w c"], where: Where = None) -> Float[Array, ""]:
+    """Return the mean absolute difference of horizontal neighbours plus that of vertical ones.
 
-    Anisotropic total variation (Rudin, Osher & Fatemi 1992), as a mean so that it does not depend
+    Anisotropic total variation (Rudin, Osher & Fatemi 1992), as a mean, so that it does not depend
     on the size. A side of one pixel has no neighbours and adds nothing.
 
     Args:
         image: (H, W, C).
+        where: (H, W) weights of the pixels; a difference counts by the product of both its pixels'.
+
+    Raises:
+        ValueError: `image` or `where` has another shape.
+
+    >>> import jax.numpy as jnp
+    >>> float(total_variation(jnp.array([[[0.0], [1.0]], [[0.0], [1.0]]])))
+    1.0
     """
-    _check_features(image, "image")
+    _check(image, where, "image")
     image = _accumulate(image)
-    across = _abs(image[:, 1:] - image[:, :-1])
-    down = _abs(image[1:] - image[:-1])
-    return jnp.sum(across) / max(across.size, 1) + jnp.sum(down) / max(down.size, 1)
+    across, down = _abs(image[:, 1:] - image[:, :-1]), _abs(image[1:] - image[:-1])
+    if where is None:
+        return jnp.sum(across) / max(across.size, 1) + jnp.sum(down) / max(down.size, 1)
+    return _mean(across, where[:, 1:] * where[:, :-1]) + _mean(down, where[1:] * where[:-1])
 
 
 def _abs(x: jax.Array) -> jax.Array:
@@ -109,16 +152,59 @@ def _abs(x: jax.Array) -> jax.Array:
     return x * jnp.sign(x)
 
 
-def _check_features(features: jax.Array, name: str = "features") -> None:
+def _accumulator(x: jax.Array) -> Any:
+    """Half-precision features are summed in float32: a Gram matrix overflows float16."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _accumulate(x: jax.Array) -> jax.Array:
+    return x.astype(_accumulator(x))
+
+
+def _sum(values: jax.Array, where: Where) -> jax.Array:
+    if where is None:
+        return jnp.sum(values)
+    _check(values, where, "values")
+    return jnp.sum(values * where[:, :, None].astype(values.dtype))
+
+
+def _mean(values: jax.Array, where: Where) -> jax.Array:
+    if where is None:
+        return jnp.mean(values)
+    return _sum(values, where) / (values.shape[2] * _count(values, where))
+
+
+def _count(values: jax.Array, where: Where) -> Any:
+    """The number of positions, or the sum of their weights; 1 for a region without area."""
+    if where is None:
+        return values.shape[0] * values.shape[1]
+    area = jnp.sum(where.astype(_accumulator(values)))
+    return jnp.where(area > 0, area, 1)
+
+
+def _squared_differences(x: Any, y: Any) -> Any:
+    if (found := jax.tree.structure(x)) != (wanted := jax.tree.structure(y)):
+        raise ValueError(f"the two must have the same structure, not {found} and {wanted}")
+    shapes = [tuple(jnp.shape(a) for a in jax.tree.leaves(tree)) for tree in (x, y)]
+    if shapes[0] != shapes[1]:
+        here = [shape[0] if len(shape) == 1 else shape for shape in shapes]
+        raise ValueError(f"the two must have the same shape, not {here[0]} and {here[1]}")
+    return jax.tree.map(lambda a, b: jnp.square(_accumulate(a) - _accumulate(b)), x, y)
+
+
+def _sum_leaves(function: Any, tree: Any) -> jax.Array:
+    total: jax.Array = jax.tree.reduce(jnp.add, jax.tree.map(function, tree))
+    return total
+
+
+def _check(features: jax.Array, where: Where, name: str = "features") -> None:
     if features.ndim != 3:
         raise ValueError(
             f"{name} must have the shape (h, w, c), not {tuple(features.shape)}; "
             "for a batch use jax.vmap"
         )
-
-
-def _check_same_shape(x: jax.Array, y: jax.Array) -> None:
-    if x.shape != y.shape:
+    if where is not None and where.shape != features.shape[:2]:
         raise ValueError(
-            f"the two must have the same shape, not {tuple(x.shape)} and {tuple(y.shape)}"
+            f"where must have the shape {tuple(features.shape[:2])} of the positions, "
+            f"not {tuple(where.shape)}"
         )

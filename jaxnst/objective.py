@@ -1,218 +1,188 @@
-"""What is minimised: the perceptual loss of an image against the targets of content and style."""
+"""What is minimised: the perceptual loss, a weighted sum of terms, and its targets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from functools import reduce
+from operator import add
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
-from jaxnst import losses
+from jaxnst.loss_weights import LossWeights
+from jaxnst.sources import Source, checked_regions, pictures_of
+from jaxnst.terms import Features, Regions, Term
 from jaxnst.vgg import Params, Pooling, check_image, check_layers, extract_features
 
-#: How a style is described by its features at one layer: (h, w, c) -> a pytree of arrays.
-STATISTICS: dict[str, Callable[[jax.Array], Any]] = {
-    "gram": losses.gram_matrix,
-    "raw_gram": losses.raw_gram_matrix,
-}
+#: By the name of a term, what the image is compared with: a pytree of arrays.
+Targets = dict[str, Any]
 
-#: How far the features at one layer are from those of the content.
-CONTENT_DISTANCES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "mean": losses.mean_squared_error,
-    "half_sum": losses.half_squared_error,
-}
-
-STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+#: Other rows of a run's history, which no term may be called by.
+RESERVED = ("evaluation", "seconds", "size", "loss")
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Everything that shapes the program of the loss. Numbers stand in `LossWeights`.
+class Objective:
+    """Named terms, and the network through which they look. A static node of pytrees.
 
     Attributes:
-        content_layers: where content is compared.
-        style_layers: where style is compared.
-        pooling: "max" as VGG19 was trained, "average" as Gatys et al. prefer.
-        statistic: of a style layer: "gram" (mean over positions) or "raw_gram" (sum).
-        content_distance: "mean" of squares, or "half_sum" (½ Σ, Gatys' equation 1).
-        dtype: of the activations; sums are float32 or better in any case. "float64" needs x64.
+        terms: by name, in the order in which they are added up.
+        pooling: "max" as VGG19 was trained, "average" as Gatys et al. 2016 prefer.
+        dtype: of the activations, by name or as a dtype; sums are float32 or better in any case.
+            "float64" needs JAX's x64.
+
+    Raises:
+        TypeError, ValueError: what is no term, no layer, no pooling or no dtype.
+
+    >>> import jaxnst
+    >>> terms = {"content": jaxnst.Content(), "style": jaxnst.Style()}
+    >>> Objective(terms, pooling="average").layers[-1]
+    'relu5_1'
     """
 
-    content_layers: tuple[str, ...] = field(
-        default=("relu4_2",), metadata={"help": "layers where content is compared"}
-    )
-    style_layers: tuple[str, ...] = field(
-        default=STYLE_LAYERS, metadata={"help": "layers where style is compared"}
-    )
+    terms: Mapping[str, Term]
     pooling: Pooling = field(default="max", metadata={"help": "pooling of VGG19"})
-    statistic: Literal["gram", "raw_gram"] = field(
-        default="gram", metadata={"help": "what describes a style: Gram by mean or by sum"}
-    )
-    content_distance: Literal["mean", "half_sum"] = field(
-        default="mean", metadata={"help": "squared differences by mean or half their sum"}
-    )
-    dtype: Literal["float32", "bfloat16", "float64"] = field(
-        default="float32", metadata={"help": "type of the activations"}
+    dtype: Any = field(
+        default="float32",
+        metadata={
+            "help": "type of the activations",
+            "choices": ("float32", "bfloat16", "float64"),
+        },
     )
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("pooling", ("max", "average")),
-            ("statistic", tuple(STATISTICS)),
-            ("content_distance", tuple(CONTENT_DISTANCES)),
-            ("dtype", ("float32", "bfloat16", "float64")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"
+        if not isinstance(self.terms, Mapping) or not self.terms:
+            raise TypeError(f"terms must be a dict of one or more by name, not {self.terms!r}")
+        for name, term in self.terms.items():
+            if name in RESERVED:
+                raise ValueError(f"a term must not be called {name!r}: a history has such a row")
+            lacking = [x for x in ("describe", "measure", "score") if not hasattr(term, x)]
+            if lacking:
+                raise TypeError(
+                    f"the term {name!r} must have the methods describe, measure and score, but "
+                    f"{type(term).__name__} has no {lacking[0]}"
                 )
-        for name in ("content_layers", "style_layers"):
-            check_layers(getattr(self, name))
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list has no hash
-        if not self.content_layers + self.style_layers:
-            raise ValueError("at least one content or style layer is needed")
+            check_layers([layer for layer in term.layers if layer != "image"])
+            if not term.layers:
+                raise ValueError(f"the term {name!r} must have one or more layers")
+        if self.pooling not in ("max", "average"):
+            raise ValueError(f'pooling must be "max" or "average", not {self.pooling!r}')
+        object.__setattr__(self, "terms", FrozenDict(self.terms))  # a dict has no hash
+        object.__setattr__(self, "dtype", _dtype_name(self.dtype))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers of VGG19 at which a term looks."""
+        return _network_layers(self.terms.values())
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of all sources that terms describe."""
+        sources = [term.source for term in self.terms.values() if term.source is not None]
+        return tuple(dict.fromkeys(sources))
 
 
-class LossWeights(NamedTuple):
-    """The coefficients of the loss. All are traced: changing one compiles nothing.
-
-    The loss is content · Σ_l content_layers[l] · C_l + style · Σ_l style_layers[l] · S_l + tv · TV.
-    Every leaf may be a number or, under `jax.vmap`, an array with a leading axis.
-    """
-
-    content: Any
-    style: Any
-    tv: Any
-    content_layers: dict[str, Any]
-    style_layers: dict[str, Any]
+def _network_layers(terms: Any) -> tuple[str, ...]:
+    layers = dict.fromkeys(layer for term in terms for layer in term.layers)
+    return tuple(layer for layer in layers if layer != "image")
 
 
-class Targets(NamedTuple):
-    """What an image is compared with, by layer.
+def _dtype_name(dtype: Any) -> str:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = repr(dtype)
+    if name not in ("float32", "bfloat16", "float64"):
+        raise ValueError(
+            f'dtype must be "float32", "bfloat16" or "float64", not {name}; float16 overflows in '
+            "VGG19"
+        )
+    return name
 
-    `content` holds (h, w, c) features, `style` the statistic that `ObjectiveConfig` names.
-    """
 
-    content: dict[str, jax.Array]
-    style: dict[str, Any]
+def _look(
+    image: Any, regions: Any, params: Params, objective: Objective, layers: tuple[str, ...]
+) -> tuple[Features, Regions]:
+    """Return the features of an image, itself among them, and its regions at their sizes."""
+    image = jnp.asarray(image)
+    features = {"image": image} | extract_features(
+        image, params, layers=layers, pooling=objective.pooling, dtype=objective.dtype
+    )
+    return features, {layer: _resized(regions, x.shape[:2]) for layer, x in features.items()}
+
+
+def _resized(regions: Any, shape: tuple[int, ...]) -> Any:
+    """Bring regions to the size of a layer: "simple" guides of Gatys et al. 2017."""
+    if regions is None or regions.shape[1:] == shape:
+        return regions
+    return jax.image.resize(regions, (len(regions), *shape), "linear")
 
 
 def compute_targets(
-    content: Float[Array, "h w 3"],
-    styles: Sequence[Float[Array, "_ _ 3"]],
-    params: Params,
-    *,
-    config: ObjectiveConfig,
-    blend: Sequence[float] | jax.Array | None = None,
+    sources: Mapping[str, Source], params: Params, *, objective: Objective
 ) -> Targets:
-    """The content's features and the statistics of the styles.
+    """Describe the sources: what the image will be compared with, by term.
 
     Args:
-        content: (H, W, 3) in [0, 1].
-        styles: one or more images of any size.
+        sources: by name, an image (H, W, 3) in [0, 1], a `Picture`, or a list of either, which is
+            blended by its shares; these are made to sum to 1. Statistics blend linearly, which for
+            squared distances has the gradient of the weighted sum of losses.
         params: from `load_params`.
-        config: what is compared where.
-        blend: a share for each style, all equal by default; made to sum to 1. Statistics blend
-            linearly, which for squared distances has the gradient of the weighted sum of losses.
+        objective: the terms.
 
     Raises:
-        TypeError: styles are no list, or an image does not hold floating numbers.
-        ValueError: no style, a `blend` of another length, or an image that does not fit.
+        TypeError, ValueError: a source that is missing or that no term wants, or a picture that
+            is none.
+
+    >>> from pathlib import Path
+    >>> import jaxnst
+    >>> image = jaxnst.load_image(Path(jaxnst.__file__).parent / "demo" / "style.jpg", size=32)
+    >>> objective = Objective({"style": jaxnst.Style(layers=("relu1_1",))})
+    >>> targets = compute_targets({"style": image}, jaxnst.load_params(), objective=objective)
+    >>> targets["style"]["relu1_1"].shape
+    (1, 64, 64)
     """
-    if hasattr(styles, "ndim"):
-        raise TypeError("styles must be a list of images; write [style] for one")
-    if not styles:
-        raise ValueError("at least one style image is needed")
-    shares = jnp.ones(len(styles)) if blend is None else jnp.asarray(blend, jnp.float32)
-    if shares.shape != (len(styles),):
-        raise ValueError(f"blend has shape {shares.shape}, but there are {len(styles)} styles")
-    check_image(content, "content")
-    for style in styles:
-        check_image(style, "style")
-    return _compute_targets(content, tuple(styles), params, shares, config=config)
-
-
-@partial(jax.jit, static_argnames="config")
-def _compute_targets(
-    content: jax.Array,
-    styles: tuple[jax.Array, ...],
-    params: Params,
-    shares: jax.Array,
-    *,
-    config: ObjectiveConfig,
-) -> Targets:
-    extract = partial(extract_features, params=params, pooling=config.pooling, dtype=config.dtype)
-    statistic = STATISTICS[config.statistic]
-    shares = shares / jnp.sum(shares)
-
-    def blend(*statistics: jax.Array) -> jax.Array:
-        return sum(
-            (share * s for share, s in zip(shares, statistics, strict=True)),
-            start=jnp.zeros_like(statistics[0]),
+    if not isinstance(sources, Mapping):
+        raise TypeError(
+            'sources must be a dict by name, such as {"style": image}, not '
+            f"{type(sources).__name__}"
         )
-
-    described = [
-        {layer: statistic(f) for layer, f in extract(style, layers=config.style_layers).items()}
-        for style in styles
-    ]
-    return Targets(
-        content=extract(content, layers=config.content_layers),
-        style=jax.tree.map(blend, *described),
-    )
-
-
-@partial(jax.jit, static_argnames="config")
-def _perceptual_loss(
-    image: jax.Array,
-    params: Params,
-    targets: Targets,
-    weights: LossWeights,
-    *,
-    config: ObjectiveConfig,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    _check_weights(weights, config)
-    features = extract_features(
-        image,
-        params,
-        layers=config.content_layers + config.style_layers,
-        pooling=config.pooling,
-        dtype=config.dtype,
-    )
-    distance, statistic = CONTENT_DISTANCES[config.content_distance], STATISTICS[config.statistic]
-    content = sum(
-        weights.content_layers[layer] * distance(features[layer], targets.content[layer])
-        for layer in config.content_layers
-    )
-    # Departs from Gatys' equation 4 by the mean over the c² entries; the constant 1/(4·N²·M²)
-    # stands in LossWeights or, as the division by h·w, in the statistic.
-    style = sum(
-        weights.style_layers[layer]
-        * losses.mean_squared_error(statistic(features[layer]), targets.style[layer])
-        for layer in config.style_layers
-    )
-    terms = {
-        "content": weights.content * content,
-        "style": weights.style * style,
-        "tv": weights.tv * losses.total_variation(image),
-    }
-    dtype = jnp.promote_types(image.dtype, jnp.float32)
-    terms = {name: jnp.asarray(term, dtype) for name, term in terms.items()}
-    return terms["content"] + terms["style"] + terms["tv"], terms
+    for name in (*objective.sources, *sources):
+        if name not in sources or name not in objective.sources:
+            raise ValueError(
+                f"the terms of the objective want the sources {', '.join(objective.sources)}, not "
+                f"{', '.join(sources) or 'none'}"
+            )
+    described: dict[str, Any] = {}
+    for source, given in sources.items():
+        terms = {k: term for k, term in objective.terms.items() if term.source == source}
+        pictures, layers = pictures_of(source, given), _network_layers(terms.values())
+        if len({len(p.regions) if p.regions is not None else 0 for p in pictures}) > 1:
+            raise ValueError(f"the pictures of {source} must have the same number of regions")
+        looks = [_look(p.image, p.regions, params, objective, layers) for p in pictures]
+        for name, term in terms.items():
+            described[name] = _blend(
+                [term.describe(*look) for look in looks], [p.share for p in pictures]
+            )
+    return {name: described.get(name, ()) for name in objective.terms}
 
 
-@partial(jax.jit, static_argnames="config")
-def _loss_and_grad(
-    image: jax.Array,
-    params: Params,
-    targets: Targets,
-    weights: LossWeights,
-    *,
-    config: ObjectiveConfig,
-) -> Any:
-    loss = partial(_perceptual_loss, config=config)
-    return jax.value_and_grad(loss, has_aux=True)(image, params, targets, weights)
+def _blend(described: list[Any], shares: list[Any]) -> Any:
+    """Return the weighted mean of pytrees whose leaves have a leading axis of regions."""
+    total = reduce(add, map(jnp.asarray, shares))
+
+    def mean(*leaves: jax.Array) -> jax.Array:
+        return reduce(add, (_share(s, leaf) * leaf for s, leaf in zip(shares, leaves, strict=True)))
+
+    def _share(share: Any, leaf: jax.Array) -> jax.Array:
+        share = jnp.asarray(share / total, leaf.dtype)
+        return share.reshape(share.shape + (1,) * (leaf.ndim - share.ndim))
+
+    return jax.tree.map(mean, *described)
 
 
 def perceptual_loss(
@@ -221,24 +191,54 @@ def perceptual_loss(
     targets: Targets,
     weights: LossWeights,
     *,
-    config: ObjectiveConfig,
+    objective: Objective,
+    regions: Float[Array, "r h w"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
-    """The loss of Gatys et al. 2016, equation 7, with total variation beside it.
+    """Return the weighted sum of all terms (Gatys et al. 2016, equation 7, and what stands beside).
 
     Args:
         image: (H, W, 3), sRGB; nominally in [0, 1], but nothing is clipped.
         params: from `load_params`.
-        targets: from `compute_targets` with the same params and config.
+        targets: from `compute_targets` with the same params and objective.
         weights: the coefficients.
-        config: what is compared where.
+        objective: the terms.
+        regions: (r, H, W) weights in [0, 1]: the statistics of each region are compared with those
+            of the same region of the targets. None for the whole image.
 
     Returns:
-        `(loss, terms)`: terms `content`, `style` and `tv` are weighted and sum to the loss.
+        `(loss, terms)`: the terms, by name, are weighted and sum to the loss.
 
     Raises:
-        TypeError, ValueError: an image or weights that do not fit the config or the targets.
+        TypeError, ValueError: an image, weights or targets that do not fit the objective.
+
+    >>> import jax, jax.numpy as jnp, jaxnst
+    >>> objective = Objective({"tv": jaxnst.Penalty()})
+    >>> weights = LossWeights.ones(objective)
+    >>> targets = compute_targets({}, {}, objective=objective)
+    >>> image = jnp.eye(4)[:, :, None] * jnp.ones(3)
+    >>> loss, terms = jax.jit(perceptual_loss)(image, {}, targets, weights, objective=objective)
+    >>> float(loss), float(terms["tv"])
+    (1.0, 1.0)
     """
-    return _perceptual_loss(image, params, targets, canonical_weights(weights), config=config)
+    check_image(image)
+    weights.check({name: term.layers for name, term in objective.terms.items()})
+    if set(targets) != set(objective.terms):
+        raise ValueError(
+            f"the targets are of {', '.join(targets) or 'nothing'}, but the objective has the "
+            f"terms {', '.join(objective.terms)}: compute the targets with this objective"
+        )
+    regions = checked_regions(regions, image.shape)
+    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    look = _look(image, regions, params, objective, objective.layers)
+    terms = {}
+    for name, term in objective.terms.items():
+        scores = term.score(term.measure(*look, targets[name]), targets[name])
+        weighted = (
+            jnp.asarray(weights.layers[name][layer]).astype(dtype) * scores[layer].astype(dtype)
+            for layer in term.layers
+        )
+        terms[name] = jnp.asarray(weights.scales[name]).astype(dtype) * reduce(add, weighted)
+    return reduce(add, terms.values()), terms
 
 
 def loss_and_grad(
@@ -247,32 +247,26 @@ def loss_and_grad(
     targets: Targets,
     weights: LossWeights,
     *,
-    config: ObjectiveConfig,
+    objective: Objective,
+    regions: Float[Array, "r h w"] | None = None,
 ) -> tuple[tuple[Float[Array, ""], dict[str, jax.Array]], Float[Array, "h w 3"]]:
-    """`perceptual_loss` and its gradient by the image: `((loss, terms), grad)`."""
-    result: Any = _loss_and_grad(image, params, targets, canonical_weights(weights), config=config)
-    return result
+    """Return `perceptual_loss` and its gradient by the image: `((loss, terms), grad)`.
 
+    Arguments and exceptions are those of `perceptual_loss`.
 
-@lru_cache(maxsize=64)
-def bind_loss_and_grad(config: ObjectiveConfig) -> Callable[..., Any]:
-    """`loss_and_grad` at one config, the same object for the same config.
-
-    `minimize` compiles by the identity of its function: a new partial each time would retrace.
+    >>> import jax.numpy as jnp, jaxnst
+    >>> objective = Objective({"tv": jaxnst.Penalty()})
+    >>> weights = LossWeights.ones(objective)
+    >>> (loss, terms), grad = loss_and_grad(
+    ...     jnp.zeros((4, 4, 3)), {}, {"tv": ()}, weights, objective=objective
+    ... )
+    >>> grad.shape
+    (4, 4, 3)
     """
-    return partial(loss_and_grad, config=config)
 
+    def loss(image: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return perceptual_loss(
+            image, params, targets, weights, objective=objective, regions=regions
+        )
 
-def canonical_weights(weights: LossWeights) -> LossWeights:
-    """All leaves as float32 arrays, so that 1 and 1.0 share one compiled program."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
-
-
-def _check_weights(weights: LossWeights, config: ObjectiveConfig) -> None:
-    for name in ("content_layers", "style_layers"):
-        given, wanted = getattr(weights, name), getattr(config, name)
-        if set(given) != set(wanted):
-            raise ValueError(
-                f"the weights have {name} {', '.join(sorted(given))}, "
-                f"but the config has {', '.join(wanted)}"
-            )
+    return jax.value_and_grad(loss, has_aux=True)(jnp.asarray(image))

@@ -1,32 +1,23 @@
-"""Minimise any function with any optax optimiser: one iteration is one evaluation.
+"""A minimisation as pure functions: one iteration is one evaluation.
 
-`init`, `run_chunk`, `run_scan`, `restart` and `outcome` are pure; `run` is the host's loop around
-them, and `minimize` all of it in one call. Nothing here knows about pictures.
+`init`, `step`, `restart` and `outcome` take any function and any optax optimiser, for loops, scans
+and gradients of your own. `jaxnst.minimize` is the host's loop around them.
 """
 
 import enum
-import logging
-import threading
-import time
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax import export
 
-from jaxnst.checks import check_positive_integer
-from jaxnst.signals import interruptible
-
-#: `value_and_grad(x, *args) -> ((loss, terms), grad)`, terms being a dict of numbers.
+#: `value_and_grad(x, *args) -> ((loss, terms), grad)` or `-> (loss, grad)`; see `minimize`.
 ValueAndGrad = Callable[..., Any]
-Array = np.ndarray[Any, Any]
-
-
-_log = logging.getLogger(__name__)
 
 
 class Status(enum.IntEnum):
@@ -34,137 +25,227 @@ class Status(enum.IntEnum):
 
     OK = 0  #: every evaluation asked for was made
     CONVERGED = 1  #: the optimiser no longer moves; later evaluations would repeat the last
-    NON_FINITE = (
-        2  #: the first loss was not finite, or shorter steps did not help; the best is kept
-    )
-    INTERRUPTED = 3  #: stopped by Ctrl-C or by the callback; the best point is kept
+    NON_FINITE = 2  #: the first loss was not finite, or smaller steps did not help
+    INTERRUPTED = 3  #: stopped by Ctrl-C or by the callback
+
+    __str__ = enum.Enum.__str__  # "Status.CONVERGED", where an IntEnum prints "1"
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "x",
-        "opt_state",
-        "best_x",
-        "best_loss",
-        "average",
-        "average_weight",
-        "decay",
-        "step_scale",
-        "evaluation",
-        "still",
-        "status",
-        "history",
-    ],
-    meta_fields=["optimizer"],
-)
+class State(NamedTuple):
+    """A run as one pytree: it can be stopped anywhere and goes on to the same bits."""
+
+    x: Any  #: the next point to evaluate
+    opt_state: Any  #: the optimiser's
+    best_x: Any  #: the point of the least loss so far
+    best_loss: jax.Array  #: its loss, or the largest number before any was finite
+    average: Any  #: exponential moving average of the points, begun at 0
+    average_weight: jax.Array  #: the same of 1, by which `average` is to be divided
+    decay: jax.Array  #: of the average, in [0, 1); 0 for none
+    step_scale: jax.Array  #: by which all steps are multiplied; each `restart` halves it
+    evaluation: jax.Array  #: how many evaluations were made
+    unmoved: jax.Array  #: how many proposals in a row did not move
+    status: jax.Array  #: a `Status`; a state that is not OK is frozen
+
+
+export.register_namedtuple_serialization(State, serialized_name="jaxnst.State")
+
+
+class Info(NamedTuple):
+    """What a step evaluated."""
+
+    evaluation: jax.Array  #: its number from 1, or 0 if the state was frozen
+    loss: jax.Array
+    terms: dict[str, jax.Array]  #: by name; of nested terms, names are joined by a slash
+
+
+@jax.tree_util.register_static
 @dataclass(frozen=True)
-class State:
-    """A run as one pytree: it can be stopped anywhere and goes on to the same bits.
+class Static:
+    """An optax transformation as an argument of a jitted function."""
 
-    Attributes:
-        x: the next point to evaluate.
-        opt_state: the optimiser's.
-        best_x: the point of the least loss so far, and `best_loss`.
-        average: exponential moving average of the points, begun at 0, and `average_weight`, the
-            same of 1, by which it is to be divided (Kingma & Ba 2015, section 3).
-        decay: of the average, in [0, 1); 0 for none.
-        step_scale: by which all steps are multiplied, halved by each `restart`.
-        evaluation: how many evaluations were made.
-        still: how many proposals in a row did not move.
-        status: a `Status`; a state that is not OK is frozen.
-        history: the last evaluations, a ring of fixed length (by `evaluation % length`), so that
-            the number of steps is no shape and compiles nothing.
-        optimizer: the optax transformation, static.
+    transformation: optax.GradientTransformation
+
+
+def make_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+    """Return the optax transformation of an optimiser.
+
+    Args:
+        optimizer: an optax transformation, or settings of one: a pytree, whose leaves may be
+            traced, with a method `make()` that returns one, such as `jaxnst.Adam`.
     """
-
-    x: Any
-    opt_state: Any
-    best_x: Any
-    best_loss: jax.Array
-    average: Any
-    average_weight: jax.Array
-    decay: jax.Array
-    step_scale: jax.Array
-    evaluation: jax.Array
-    still: jax.Array
-    status: jax.Array
-    history: dict[str, jax.Array]
-    optimizer: optax.GradientTransformationExtraArgs = field(repr=False)
+    if isinstance(optimizer, Static):
+        optimizer = optimizer.transformation
+    made = optimizer.make() if hasattr(optimizer, "make") else optimizer
+    return optax.with_extra_args_support(made)
 
 
-class Progress(NamedTuple):
-    """The record that a callback is given after each chunk."""
-
-    evaluation: int  #: evaluations made so far
-    num_steps: int  #: evaluations asked for
-    loss: Any  #: of the last evaluation: a float, or an array by lanes
-    terms: dict[str, Any]  #: the same of each term
-    seconds: float  #: since the run began
-    x: Any  #: the answer so far, see `outcome`
-    history: dict[str, Array]  #: of all evaluations so far, as in `Result`
-    state: Any  #: everything, valid until the run goes on: save or copy what is to be kept
+def as_argument(optimizer: Any) -> Any:
+    """Return an optimiser as a pytree, to be handed to a jitted function."""
+    return optimizer if hasattr(optimizer, "make") else Static(optimizer)
 
 
-class Result(NamedTuple):
-    """What `minimize` returns."""
+def _evaluate(
+    value_and_grad: ValueAndGrad, x: Any, evaluation: jax.Array, args: tuple[Any, ...]
+) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+    """Return the loss, its terms by name, and the gradient."""
+    keywords = {"evaluation": evaluation} if _wants_evaluation(value_and_grad) else {}
+    value, grad = value_and_grad(x, *args, **keywords)
+    loss, aux = value if isinstance(value, tuple) else (value, {})
+    if jnp.shape(loss) != ():
+        raise ValueError(
+            f"value_and_grad must give a number as its loss, not shape {jnp.shape(loss)}"
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(aux)
+    terms = {_name(path) or "aux": jnp.asarray(leaf) for path, leaf in leaves}
+    if taken := terms.keys() & {"evaluation", "seconds", "loss"}:
+        raise ValueError(
+            f"a term must not be called {sorted(taken)[0]!r}: the history has such a row"
+        )
+    return jnp.asarray(loss), terms, grad
 
-    x: Any  #: the answer, see `outcome`
-    status: Any  #: a `Status`, or an array of them by lanes
-    history: dict[str, Array]  #: by evaluation: evaluation (from 1), seconds, loss, each term
-    state: State
+
+def _name(path: tuple[Any, ...]) -> str:
+    keys = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
+    return "/".join(map(str, keys))
+
+
+def _wants_evaluation(function: ValueAndGrad) -> bool:
+    try:
+        return "evaluation" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables have no signature
+        return False
 
 
 def init(
     value_and_grad: ValueAndGrad,
     x0: Any,
     *args: Any,
-    optimizer: optax.GradientTransformation,
-    average: float | jax.Array = 0.0,
-    evaluation: int = 0,
-    history_length: int = 64,
+    optimizer: Any,
+    average: Any = None,
+    evaluation: Any = 0,
 ) -> State:
-    """The state before the first evaluation. `value_and_grad` is traced for shapes, not run.
+    """Return the state before the first evaluation. The function is traced for types, not run.
 
     Args:
-        value_and_grad: `value_and_grad(x, *args) -> ((loss, terms), grad)`.
+        value_and_grad: see `minimize`.
         x0: a pytree of floating arrays.
         *args: pytrees passed on to the function.
-        optimizer: any optax transformation.
-        average: decay of the moving average of the points, in [0, 1); 0 for none.
-        evaluation: how many were made before, if this goes on from another run's end.
-        history_length: how many evaluations the state remembers.
+        optimizer: an optax transformation, `Adam(…)` or `Lbfgs(…)`.
+        average: decay of the moving average of the points, in [0, 1); 0 for none; None for what the
+            optimiser's settings say.
+        evaluation: how many evaluations were made before, if this goes on from another run's end.
 
     Raises:
         ValueError: the loss is not one number.
     """
-    (loss, terms), _ = jax.eval_shape(value_and_grad, x0, *args)
-    if loss.shape != ():
-        raise ValueError(f"value_and_grad must give a number as its loss, not shape {loss.shape}")
-    optimizer = optax.with_extra_args_support(optimizer)
-    state = State(
-        x=x0,
-        opt_state=optimizer.init(x0),
-        best_x=x0,
-        best_loss=jnp.array(jnp.inf, loss.dtype),
-        average=optax.tree.zeros_like(x0),
-        average_weight=jnp.array(0, loss.dtype),
-        decay=jnp.asarray(average, loss.dtype),
-        step_scale=jnp.array(1, loss.dtype),
-        evaluation=jnp.array(evaluation, jnp.int32),
-        still=jnp.array(0, jnp.int32),
-        status=jnp.array(Status.OK, jnp.int32),
-        history={
-            name: jnp.full(history_length, jnp.nan, dtype)
-            for name, dtype in {
-                "loss": loss.dtype,
-                **{k: v.dtype for k, v in terms.items()},
-            }.items()
-        },
-        optimizer=optimizer,
+    count = jnp.asarray(evaluation, jnp.int32)
+    loss, _, _ = jax.eval_shape(
+        lambda x, count, args: _evaluate(value_and_grad, x, count, args), x0, count, args
     )
-    # `run` donates these buffers, so none may be the caller's or stand here twice.
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+    if average is None:
+        average = getattr(optimizer, "average", 0.0)
+    dtype = loss.dtype
+    return State(
+        x=x0,
+        opt_state=make_optimizer(optimizer).init(x0),
+        best_x=x0,
+        best_loss=jnp.array(jnp.finfo(dtype).max, dtype),
+        average=optax.tree.zeros_like(x0),
+        average_weight=jnp.array(0, dtype),
+        decay=jnp.asarray(average).astype(dtype),
+        step_scale=jnp.array(1, dtype),
+        evaluation=count,
+        unmoved=jnp.array(0, jnp.int32),
+        status=jnp.array(Status.OK, jnp.int32),
+    )
+
+
+def step(
+    value_and_grad: ValueAndGrad, state: State, *args: Any, optimizer: Any, limit: Any = None
+) -> tuple[State, Info]:
+    """Evaluate the state's point and propose the next one. Pure.
+
+    A state that has stopped is frozen by `where`, so that lanes under `vmap` never wait for each
+    other. (A `cond` would save its evaluation, but XLA runs a convolution inside control flow on
+    one CPU thread.) The optimiser's state alone is not frozen: it is large, and no longer needed.
+
+    Args:
+        value_and_grad: see `minimize`.
+        state: from `init`, `step` or `restart`.
+        *args: pytrees passed on to the function.
+        optimizer: as in `init`.
+        limit: how many evaluations may be made in all, those before this step included.
+
+    Returns:
+        `(state, info)`.
+
+    Raises:
+        TypeError: the optimiser wants to call the loss by itself, as line searches do.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> def loss(x):
+    ...     return jnp.sum((x - 3.0) ** 2)
+    >>> vg, adam = jax.value_and_grad(loss), optax.adam(0.5)
+    >>> def body(state, _):
+    ...     return step(vg, state, optimizer=adam)
+    >>> state, infos = jax.lax.scan(body, init(vg, jnp.zeros(2), optimizer=adam), length=50)
+    >>> infos.loss.shape, [round(float(v)) for v in outcome(state)]
+    ((50,), [3, 3])
+    """
+    loss, terms, grad = _evaluate(value_and_grad, state.x, state.evaluation, args)
+    updates, opt_state = _update(make_optimizer(optimizer), grad, state, loss)
+    scaled = jax.tree.map(lambda u: state.step_scale.astype(u.dtype) * u, updates)
+    x = optax.apply_updates(state.x, scaled)
+    running = state.status == Status.OK
+    if limit is not None:
+        running &= state.evaluation < limit
+    better = running & (loss < state.best_loss)  # never true of nan
+    begun = state.best_loss < jnp.finfo(state.best_loss.dtype).max
+    lost = ~_all(jnp.isfinite, x) | (~begun & ~jnp.isfinite(loss))
+    unmoved = jnp.where(_all(jnp.equal, x, state.x), state.unmoved + 1, 0)
+    # A schedule may begin with a step of 0, so one proposal that does not move is no end. And an
+    # optimiser that stays because the gradient is not finite has not converged.
+    ended = jnp.where(_all(jnp.isfinite, grad), Status.CONVERGED, Status.NON_FINITE)
+    status = jnp.where(lost, Status.NON_FINITE, jnp.where(unmoved > 1, ended, Status.OK))
+    moving = running & ~lost
+    mean = jax.tree.map(partial(_mix, state.decay), state.average, x)
+    new = State(
+        x=_where(moving, x, state.x),
+        opt_state=opt_state,
+        best_x=_where(better, state.x, state.best_x),
+        best_loss=jnp.where(better, loss, state.best_loss),
+        average=_where(moving, mean, state.average),
+        average_weight=jnp.where(
+            moving,
+            _mix(state.decay, state.average_weight, jnp.ones_like(state.decay)),
+            state.average_weight,
+        ),
+        decay=state.decay,
+        step_scale=state.step_scale,
+        evaluation=state.evaluation + running.astype(jnp.int32),
+        unmoved=jnp.where(running, unmoved, state.unmoved),
+        status=jnp.where(running, status, state.status).astype(jnp.int32),
+    )
+    return new, Info(jnp.where(running, new.evaluation, 0), loss, terms)
+
+
+def _mix(decay: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    decay = decay.astype(old.dtype)
+    return decay * old + (1 - decay) * new
+
+
+def _update(
+    optimizer: optax.GradientTransformationExtraArgs, grad: Any, state: State, loss: jax.Array
+) -> tuple[Any, Any]:
+    try:
+        return optimizer.update(grad, state.opt_state, state.x, value=loss, grad=grad)
+    except TypeError as error:
+        if "value_fn" not in str(error):
+            raise
+        raise TypeError(
+            "this optimiser searches along lines by calling the loss again and again, but here one "
+            "step is one evaluation: use jaxnst.lbfgs(), or optax.lbfgs(linesearch=None)"
+        ) from error
 
 
 def _where(condition: jax.Array, x: Any, y: Any) -> Any:
@@ -175,284 +256,47 @@ def _all(condition: Callable[..., jax.Array], *trees: Any) -> jax.Array:
     return jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda *x: condition(*x).all(), *trees))
 
 
-def step(value_and_grad: ValueAndGrad, state: State, limit: Any, *args: Any) -> State:
-    """One evaluation, unless `limit` of them are made.
-
-    A state that has stopped is frozen by `where`, so lanes never wait for each other. A `cond`
-    would save its evaluation, but a convolution inside of control flow runs on one thread on the
-    CPU. The optimiser's state alone is not frozen: it is large, and hardly of use any more.
-    """
-    (loss, terms), grad = value_and_grad(state.x, *args)
-    updates, opt_state = state.optimizer.update(
-        grad, state.opt_state, state.x, value=loss, grad=grad
-    )
-    x = optax.apply_updates(state.x, jax.tree.map(lambda u: state.step_scale * u, updates))
-    running = (state.status == Status.OK) & (state.evaluation < limit)
-    better = running & (loss < state.best_loss)  # never true of nan
-    lost = ~_all(jnp.isfinite, x) | (jnp.isinf(state.best_loss) & ~jnp.isfinite(loss))
-    still = jnp.where(_all(jnp.equal, x, state.x), state.still + 1, 0)
-    # A schedule may begin with a step of zero, so one proposal that does not move is no end.
-    status = jnp.where(lost, Status.NON_FINITE, jnp.where(still > 1, Status.CONVERGED, Status.OK))
-    mean = jax.tree.map(lambda a, x: state.decay * a + (1 - state.decay) * x, state.average, x)
-    weight = state.decay * state.average_weight + (1 - state.decay)
-    slot = state.evaluation % len(state.history["loss"])
-    seen = {"loss": loss, **terms}
-    return State(
-        x=_where(running & ~lost, x, state.x),
-        opt_state=opt_state,
-        best_x=_where(better, state.x, state.best_x),
-        best_loss=jnp.where(better, loss, state.best_loss),
-        average=_where(running & ~lost, mean, state.average),
-        average_weight=jnp.where(running & ~lost, weight, state.average_weight),
-        decay=state.decay,
-        step_scale=state.step_scale,
-        evaluation=state.evaluation + running,
-        still=jnp.where(running, still, state.still),
-        status=jnp.where(running, status, state.status).astype(jnp.int32),
-        history={
-            name: ring.at[slot].set(jnp.where(running, seen[name], ring[slot]))
-            for name, ring in state.history.items()
-        },
-        optimizer=state.optimizer,
-    )
-
-
-_NO_LIMIT = jnp.iinfo(jnp.int32).max
-
-
-def run_chunk(value_and_grad: ValueAndGrad, state: State, n: Any, *args: Any) -> State:
-    """Make `n` evaluations, `n` being traced. Pure; not to be differentiated (see `run_scan`).
-
-    Args:
-        value_and_grad: `value_and_grad(x, *args) -> ((loss, terms), grad)`.
-        state: from `init` or an earlier call.
-        n: how many evaluations; the history keeps the last ones that fit.
-        *args: everything that the function needs besides the point.
-    """
-    return jax.lax.fori_loop(0, n, lambda _, s: step(value_and_grad, s, _NO_LIMIT, *args), state)
-
-
-def run_scan(value_and_grad: ValueAndGrad, state: State, length: int, *args: Any) -> State:
-    """`run_chunk` with a fixed number of evaluations, which can be differentiated in reverse."""
-
-    def body(state: State, _: None) -> tuple[State, None]:
-        return step(value_and_grad, state, _NO_LIMIT, *args), None
-
-    return jax.lax.scan(body, state, length=length)[0]
-
-
 #: After so many halvings, steps are 1/256 of what was asked for: the fault lies elsewhere.
 MAX_RESTARTS = 8
 
 
-def restart(state: State) -> State:
-    """Where a run was lost, put it back to its best point with steps half as long. Pure.
+def restart(state: State, *, optimizer: Any) -> State:
+    """Put a run that was lost back to its best point, with steps half as long. Pure.
 
-    The optimiser begins anew there, and so does the average. Any other state stays as it is, and
-    so does one that never saw a finite loss or was put back `MAX_RESTARTS` times.
+    The optimiser and the average begin again there. Any other state stays as it is, and so does
+    one that never saw a finite loss or was put back `MAX_RESTARTS` times.
+
+    Args:
+        state: from `step`.
+        optimizer: as in `init`.
     """
-    lost = (state.status == Status.NON_FINITE) & jnp.isfinite(state.best_loss)
-    # The state itself tells how often, so a pause grants no more and lanes do not share.
+    lost = state.status == Status.NON_FINITE
+    lost &= state.best_loss < jnp.finfo(state.best_loss.dtype).max
+    # The state itself counts, so that a pause grants no more, and lanes do not share.
     lost &= state.step_scale > 0.5**MAX_RESTARTS
-    return replace(
-        state,
+    weight = state.average_weight
+    return state._replace(
         x=_where(lost, state.best_x, state.x),
-        opt_state=_where(lost, state.optimizer.init(state.best_x), state.opt_state),
+        opt_state=_where(lost, make_optimizer(optimizer).init(state.best_x), state.opt_state),
         average=_where(lost, optax.tree.zeros_like(state.average), state.average),
-        average_weight=jnp.where(lost, 0, state.average_weight),
+        average_weight=jnp.where(lost, jnp.zeros_like(weight), weight),
         step_scale=jnp.where(lost, state.step_scale / 2, state.step_scale),
-        still=jnp.where(lost, 0, state.still),
+        unmoved=jnp.where(lost, 0, state.unmoved),
         status=jnp.where(lost, Status.OK, state.status).astype(jnp.int32),
     )
 
 
 def outcome(state: State) -> Any:
-    """The answer so far: the moving average if there is one, else the point of the least loss."""
-    weight = jnp.where(state.average_weight > 0, state.average_weight, 1)
+    """Return the answer so far: the moving average if there is one, else the best point. Pure.
+
+    The average is divided by its weight (Kingma & Ba 2015, section 3).
+    """
+    weight = jnp.where(
+        state.average_weight > 0, state.average_weight, jnp.ones_like(state.average_weight)
+    )
     averaged = (state.decay > 0) & (state.average_weight > 0)
     return jax.tree.map(
-        lambda a, best: jnp.where(averaged, a / weight, best), state.average, state.best_x
+        lambda a, best: jnp.where(averaged, a / weight.astype(a.dtype), best),
+        state.average,
+        state.best_x,
     )
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What the host's loop calls, for a single run or for many lanes at once.
-
-    The loop dispatches single steps and not `run_chunk`, since XLA runs the body of a loop on one
-    CPU thread. Dispatch is asynchronous, so an accelerator does not wait for the host.
-    """
-
-    step: Callable[..., State]  #: (value_and_grad, state, limit, *args), which uses the state up
-    restart: Callable[[State], State]  #: which uses the state up too
-    outcome: Callable[[State], Any]
-
-
-SINGLE = Compiled(
-    step=jax.jit(step, static_argnums=0, donate_argnums=1),
-    restart=jax.jit(restart, donate_argnums=0),
-    outcome=jax.jit(outcome),
-)
-
-
-def run(
-    value_and_grad: ValueAndGrad,
-    state: State,
-    *args: Any,
-    num_steps: Any,
-    interrupted: threading.Event,
-    compiled: Compiled = SINGLE,
-    callback: Callable[[Progress], object] | None = None,
-    every: int | None = None,
-    seconds_per_chunk: float = 1.0,
-) -> Result:
-    """Go on from `state` until `num_steps` evaluations are made in all; see `minimize`.
-
-    Args:
-        value_and_grad: `value_and_grad(x, *args) -> ((loss, terms), grad)`.
-        state: from `init` or an earlier run. Its buffers are given to the run and used up.
-        *args: pytrees passed on to the function.
-        num_steps: evaluations in all, those that the state has seen included; lanes may differ.
-        interrupted: ends the run after the chunk in flight, once it is set.
-        compiled: `SINGLE`, or the same over lanes, where all leaves of the state have a leading
-            axis (see `jaxnst.sweep`).
-        callback: called after each chunk with a `Progress`; a true answer ends the run.
-        every: ends a chunk, and so calls the callback, at each multiple of so many evaluations.
-        seconds_per_chunk: about how long the host leaves the device alone.
-
-    Returns:
-        A `Result`, its history beginning with the first evaluation made here. With lanes, its
-        arrays and the status have a leading axis; where a lane made fewer evaluations than others,
-        the rest of its row has evaluation 0.
-    """
-    ring = state.history["loss"].shape[-1]
-    record = _Record()
-    evaluation, status = np.asarray(state.evaluation), np.asarray(state.status)
-    limit = np.broadcast_to(np.asarray(num_steps, np.int32), evaluation.shape)
-    first = done = int(evaluation.max())
-    start, n = time.perf_counter(), 1
-    # After a restart, a lane has some evaluations to make up for.
-    while (alive := (status == Status.OK) & (evaluation < limit)).any():
-        before = time.perf_counter()
-        left = int((limit - evaluation)[alive].max())
-        for _ in range(min(n, left, every - done % every if every else n)):
-            state = compiled.step(value_and_grad, state, limit, *args)
-        now, status = np.asarray(state.evaluation), np.asarray(state.status)
-        seconds = time.perf_counter() - start
-        record.add(evaluation, now, seconds, state.history)
-        made, evaluation = int((now - evaluation).max()), now
-        if (status == Status.NON_FINITE).any():
-            lost = status
-            state = compiled.restart(state)
-            status = np.asarray(state.status)
-            if (status != lost).any():
-                _log.warning(
-                    "evaluation %d led to a point that is not finite: going back to the best one, "
-                    "with steps %g times as long",
-                    evaluation[status != lost].min(),
-                    np.asarray(state.step_scale)[status != lost].min(),
-                )
-        # The first chunk may compile and tells nothing about speed.
-        pace = (time.perf_counter() - before) / max(made, 1)
-        n = min(max(int(seconds_per_chunk / pace), 1) if done > first else 2, ring)
-        done = int(evaluation.max())
-        if callback is not None:
-            last = record.last()
-            loss, x = last.pop("loss"), compiled.outcome(state)
-            whole = int(limit.max())
-            if callback(Progress(done, whole, loss, last, seconds, x, record.joined(), state)):
-                interrupted.set()
-        if interrupted.is_set():
-            halted = (status == Status.OK) & (evaluation < limit)
-            status = np.where(halted, Status.INTERRUPTED, status)
-    if record.rows:
-        status = np.where(np.isfinite(state.best_loss), status, Status.NON_FINITE)
-    answer = Status(int(status)) if status.ndim == 0 else status
-    return Result(compiled.outcome(state), answer, record.joined(), state)
-
-
-class _Record:
-    """The history on the host, of one run or of lanes; the last axis is that of evaluations."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Array]] = []
-
-    def add(self, before: Array, now: Array, seconds: float, rings: dict[str, jax.Array]) -> None:
-        """Take what is new out of the state's rings."""
-        index = before[..., None] + np.arange(int((now - before).max()))
-        new = index < now[..., None]
-        row = {
-            "evaluation": np.where(new, index + 1, 0),
-            "seconds": np.full(index.shape, seconds),
-        }
-        for name in ("loss", *rings):
-            values = np.asarray(rings[name])
-            taken = np.take_along_axis(values, index % values.shape[-1], axis=-1)
-            row[name] = np.where(new, taken, np.nan).astype(values.dtype)
-        self.rows.append(row)
-
-    def last(self) -> dict[str, Any]:
-        """Each number of the last evaluation, by lanes if there are any."""
-        names = [k for k in self.rows[-1] if k not in ("evaluation", "seconds")]
-        last = {k: self.rows[-1][k][..., -1] for k in names}
-        return {k: float(v) if v.ndim == 0 else v for k, v in last.items()}
-
-    def joined(self) -> dict[str, Array]:
-        """All rows behind each other."""
-        names = self.rows[0] if self.rows else {}
-        return {k: np.concatenate([row[k] for row in self.rows], axis=-1) for k in names}
-
-
-def minimize(
-    value_and_grad: ValueAndGrad,
-    x0: Any,
-    *args: Any,
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    average: float = 0.0,
-    callback: Callable[[Progress], object] | None = None,
-    every: int | None = None,
-    seconds_per_chunk: float = 1.0,
-) -> Result:
-    """Minimise a function from `x0` in exactly `num_steps` evaluations, or fewer if it converges.
-
-    Pass the same function and optimiser objects again, and nothing is compiled again; what varies
-    belongs into `args`. Where a step leads to a point that is not finite, the run goes back to its
-    best point, takes steps half as long from there, and says so in the log.
-
-    Args:
-        value_and_grad: `value_and_grad(x, *args) -> ((loss, terms), grad)`, jittable.
-        x0: a pytree of floating arrays. It is not changed.
-        *args: pytrees passed on to the function.
-        optimizer: any optax transformation, such as `optax.adam(0.02)` or `lbfgs()`.
-        num_steps: how many evaluations.
-        average: decay of a moving average of the points, in [0, 1), which then is the answer; with
-            0 the answer is the point of the least loss.
-        callback: called after each chunk with a `Progress`; a true answer ends the run.
-        every: ends a chunk, and so calls the callback, at each multiple of so many evaluations.
-        seconds_per_chunk: about how long the host leaves the device alone.
-
-    Returns:
-        A `Result`. Ctrl-C ends the run after the chunk in flight with status INTERRUPTED; a second
-        one at once.
-
-    Raises:
-        ValueError: `num_steps` or `every` is no positive integer, or `average` not in [0, 1).
-    """
-    check_positive_integer("num_steps", num_steps)
-    if every is not None:
-        check_positive_integer("every", every)
-    if not 0 <= average < 1:
-        raise ValueError(f"average must be a number from 0 to less than 1, not {average!r}")
-    state = init(value_and_grad, x0, *args, optimizer=optimizer, average=average)
-    with interruptible() as interrupted:
-        return run(
-            value_and_grad,
-            state,
-            *args,
-            num_steps=num_steps,
-            interrupted=interrupted,
-            callback=callback,
-            every=every,
-            seconds_per_chunk=seconds_per_chunk,
-        )

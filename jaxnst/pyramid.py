@@ -1,4 +1,4 @@
-"""The image pyramid: sizes from coarse to fine, and what is carried from one to the next."""
+"""The image pyramid: scales from coarse to fine, and what is carried from one to the next."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,24 +9,25 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxnst.checks import check_positive_integer
-
 Shape = tuple[int, int]
 
 
 def pyramid_shapes(shape: Shape, *, min_size: int, scale_factor: float) -> list[Shape]:
-    """Heights and widths from coarse to fine, ending with `shape` itself.
+    """Return heights and widths from coarse to fine, ending with `shape` itself.
 
     Long sides are round(end / scale_factor^i), as in crowsonkb's style_transfer, from `min_size`
     up; a shape that is smaller than `min_size` is the only one.
 
     Args:
         shape: (height, width) of the finest scale.
-        min_size: pixels of the long side that no scale but the last is below.
+        min_size: pixels of the long side; only the last scale may have less.
         scale_factor: between the sides of neighbouring scales, above 1.
 
     Raises:
         ValueError: `min_size` is not positive, or `scale_factor` not above 1.
+
+    >>> pyramid_shapes((384, 512), min_size=128, scale_factor=2.0)
+    [(96, 128), (192, 256), (384, 512)]
     """
     if min_size < 1 or not scale_factor > 1:
         raise ValueError(
@@ -37,32 +38,34 @@ def pyramid_shapes(shape: Shape, *, min_size: int, scale_factor: float) -> list[
     while (side := round(end / scale_factor ** len(shapes))) >= min_size:
         height, width = (max(1, round(length * side / end)) for length in shape)
         if (height, width) == shapes[-1]:
-            break  # so slow a factor that rounding takes it back
+            break  # the factor is so small that rounding undoes it
         shapes.append((height, width))
     return shapes[::-1]
 
 
-@partial(jax.jit, static_argnames=("height", "width"))
 def resize(image: Float[Array, "h w c"], height: int, width: int) -> Float[Array, "_ _ c"]:
     """Resize an (H, W, C) image in [0, 1] to (height, width, C), antialiased (Lanczos).
 
     Lanczos overshoots at edges, so the result is clipped to [0, 1].
 
     Raises:
-        ValueError: `image` has not three axes, or a side is no positive integer.
+        ValueError: `image` has not three axes, or a side is not positive.
+
+    >>> import jax.numpy as jnp
+    >>> resize(jnp.ones((4, 6, 3)), 2, 3).shape
+    (2, 3, 3)
     """
     if image.ndim != 3:
-        raise ValueError(f"image has the shape {image.shape}: it must be (height, width, channels)")
-    check_positive_integer("height", height)
-    check_positive_integer("width", width)
+        raise ValueError(f"image must have the shape (height, width, channels), not {image.shape}")
+    if min(height, width) < 1:
+        raise ValueError(f"height and width must be 1 or more, not {height} and {width}")
     return jnp.clip(jax.image.resize(image, (height, width, image.shape[2]), "lanczos3"), 0, 1)
 
 
-#: A picture that was enlarged has next to no details, and what is left is grain and ringing.
+#: The details of an enlarged picture are mostly grain and ringing: do not amplify them more.
 MAX_GAIN = 3.0
 
 
-@partial(jax.jit, static_argnames=("height", "width"))
 def refine(
     image: Float[Array, "h w c"],
     start: Float[Array, "_ _ c"],
@@ -70,18 +73,18 @@ def refine(
     height: int,
     width: int,
 ) -> Float[Array, "_ _ c"]:
-    """An image of a coarser scale at a finer one, with the details that `start` has only there.
+    """Enlarge the image of a coarser scale, and add the finest details of the first image.
 
-    What is carried is the change that coarser scales made to `start`. Its details are one band of
-    a Laplacian pyramid (Burt & Adelson 1983): itself less what a coarser scale can show of it. They
-    are made as strong as those of the styles, as Heeger & Bergen (1995) match bands of textures,
-    but by root mean squares and within a factor of `MAX_GAIN`.
+    Carried over is the change that coarser scales made to `start`. The details are one band of a
+    Laplacian pyramid (Burt & Adelson 1983): `start` less what the coarser scale can show of it.
+    They are made as strong as those of the styles, as Heeger & Bergen (1995) match bands of
+    textures, but by root mean squares and within a factor of `MAX_GAIN`.
 
     Args:
         image: (h, w, C) in [0, 1], what became of `start` at the coarser scale.
-        start: (H, W, C) in [0, 1], of any size; one no larger than `image` has no details to give.
-        styles: each (H', W', C) in [0, 1], as they are at the finer scale; none for details as
-            they are.
+        start: (H, W, C) in [0, 1], of any size; if it is no larger than `image`, it adds nothing.
+        styles: each (H', W', C) in [0, 1], at the finer scale; without any, details stay as they
+            are.
         height: of the finer scale.
         width: of the finer scale.
 
@@ -104,12 +107,12 @@ def refine(
 
 
 def _details(image: jax.Array, ratio: float) -> jax.Array:
-    """What an image shows and one of `ratio` times its sides cannot."""
+    """Return the detail lost by shrinking the image by `ratio`."""
     return image - resize(shrink(image, ratio), *image.shape[:2])
 
 
 def shrink(image: Float[Array, "h w c"], ratio: float) -> Float[Array, "_ _ c"]:
-    """`resize` to `ratio` times the sides, as a style is at a scale; 1 or more changes nothing."""
+    """Resize to `ratio` times the sides; a ratio of 1 or more changes nothing."""
     if ratio >= 1:
         return image
     height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
@@ -117,10 +120,10 @@ def shrink(image: Float[Array, "h w c"], ratio: float) -> Float[Array, "_ _ c"]:
 
 
 def carry_moments(opt_state: Any, fresh: Any, shape: Sequence[int]) -> Any:
-    """Adam's moments at the next scale, resized, its count of steps kept (after crowsonkb).
+    """Resize Adam's moments for the next scale and keep its count of steps, as crowsonkb does.
 
-    Anything else in the optimiser's state begins anew: the curvature pairs of L-BFGS tell nothing
-    about other pixels.
+    The rest of the optimiser's state starts fresh: the curvature pairs of L-BFGS say nothing about
+    other pixels.
 
     Args:
         opt_state: at the end of the last scale.

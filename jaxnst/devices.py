@@ -1,0 +1,151 @@
+"""Devices: lanes on a mesh, the memory that they need, and the shares of several processes."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import psutil
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxnst.scales import Lift
+
+T = TypeVar("T")
+
+LANES = "lanes"  #: the axis of a mesh along which lanes are spread
+
+#: Part of the free memory that lanes may take: the host wants copies of images now and then.
+_SHARE = 0.7
+
+Axes = Any  #: as `in_axes` of `jax.vmap`: 0 for what has lanes, None for what is shared
+
+
+# --- Lanes on a mesh ------------------------------------------------------------------------------
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """Return a mesh whose one axis is that of lanes."""
+    return Mesh(np.array(devices), (LANES,))
+
+
+@lru_cache(maxsize=64)
+def lanes_on(mesh: Mesh) -> Lift:
+    """Return a `lift` that makes a pure function the program for lanes, spread over a mesh.
+
+    The devices share nothing but replicated inputs: under `shard_map` each runs its own lanes, and
+    no program has a collective in it.
+    """
+
+    @lru_cache(maxsize=64)
+    def lift(
+        function: Callable[..., Any], axes: Axes, *, donate: tuple[int, ...] = (), **static: Any
+    ) -> Callable[..., Any]:
+        mapped = jax.shard_map(
+            jax.vmap(partial(function, **static), axes),
+            mesh=mesh,
+            in_specs=specs(axes),
+            out_specs=PartitionSpec(LANES),
+            check_vma=False,  # loops that begin with constants would have to name the mesh
+        )
+        return jax.jit(mapped, donate_argnums=donate)
+
+    return lift
+
+
+def specs(axes: Axes) -> Any:
+    """Return the partitions of arguments on a mesh: split by lanes, or the same everywhere."""
+    return jax.tree.map(
+        lambda axis: PartitionSpec() if axis is None else PartitionSpec(LANES),
+        axes,
+        is_leaf=lambda axis: axis is None,
+    )
+
+
+def put(tree: Any, axes: Axes, mesh: Mesh) -> Any:
+    """Place arrays on the devices of a mesh: split by lanes, or copied to each."""
+
+    def place(axis: int | None, part: Any) -> Any:
+        return jax.device_put(part, NamedSharding(mesh, specs(axis)))
+
+    return jax.tree.map(place, axes, tree, is_leaf=lambda axis: axis is None)
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+
+def memory_of(program: Any, *args: Any) -> int:
+    """Return the bytes that a jitted program needs on each device, as its compiler reports them.
+
+    Args:
+        program: from `lanes_on(mesh)` or `jax.jit`.
+        *args: arrays, or `jax.ShapeDtypeStruct` in their place.
+    """
+    needs = program.lower(*args).compile().memory_analysis()
+    return int(
+        needs.temp_size_in_bytes
+        + needs.argument_size_in_bytes
+        + needs.output_size_in_bytes
+        - needs.alias_size_in_bytes
+    )
+
+
+def free_memory(devices: Sequence[jax.Device]) -> int:
+    """Return the bytes that lanes may take on each of these devices."""
+    stats = [device.memory_stats() for device in devices]
+    if all(stat and "bytes_limit" in stat for stat in stats):
+        free = min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
+    else:  # CPU devices share what the machine has
+        free = psutil.virtual_memory().available // len(devices)
+    return int(_SHARE * free)
+
+
+def group_size(count: int, lane_batch: int, num_devices: int) -> int:
+    """Return the lanes of each group: groups of one size share a program and need little filling.
+
+    Args:
+        count: lanes in all.
+        lane_batch: lanes that may run at once.
+        num_devices: over which a group is spread evenly.
+    """
+    most = lane_batch // num_devices  # lanes of a device
+    groups = math.ceil(count / (most * num_devices))
+    return math.ceil(count / groups / num_devices) * num_devices
+
+
+# --- Several processes ----------------------------------------------------------------------------
+
+
+def join_processes(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Join the other processes; call it before anything is computed.
+
+    Under SLURM, Open MPI and Kubernetes and on Cloud TPUs, JAX finds out what is not given.
+
+    Args:
+        coordinator: "host:port" of process 0, with a free port.
+        num_processes: how many there are.
+        process_id: which one this is, from 0.
+
+    Raises:
+        ValueError: the port is missing, or the process_id is out of range.
+    """
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"coordinator must be host:port, not {coordinator!r}")
+    if process_id is not None and not 0 <= process_id < (num_processes or math.inf):
+        raise ValueError(
+            f"process_id must be a number from 0 to num_processes - 1, not {process_id}"
+        )
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Return this process's share: every n-th item, so that similar work is spread evenly."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def is_first() -> bool:
+    """Return whether this is process 0."""
+    return jax.process_index() == 0

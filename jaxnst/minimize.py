@@ -1,0 +1,227 @@
+"""The host's loop over a minimisation, which shows, times and stops what the device does."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnst.history import Array, History, history_of, join, last_of
+from jaxnst.optimize import (
+    Info,
+    State,
+    Status,
+    ValueAndGrad,
+    as_argument,
+    init,
+    outcome,
+    restart,
+    step,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Progress(NamedTuple):
+    """The record that a callback is given after each chunk of evaluations."""
+
+    evaluation: int  #: evaluations made so far
+    num_steps: int  #: evaluations asked for
+    loss: Any  #: of the last evaluation: a float, or an array by lanes
+    terms: dict[str, Any]  #: the same of each term
+    seconds: float  #: since the run began
+    x: Any  #: the answer so far, see `outcome`
+    history: History  #: of all evaluations so far, as in `Result`
+    status: Any  #: a `Status`, or an array of them by lanes
+    done: Any  #: whether nothing is left to do, or an array of that by lanes
+    state: Any  #: everything, valid until the run goes on: save or copy what is to be kept
+
+
+class Result(NamedTuple):
+    """What `minimize` returns."""
+
+    x: Any  #: the answer, see `outcome`
+    status: Status
+    history: History  #: by evaluation: evaluation (from 1), seconds, loss, each term
+
+
+#: Evaluations that are dispatched ahead of the device at most.
+_MAX_CHUNK = 256
+
+
+def run(
+    advance: Callable[[State], tuple[State, Info]],
+    recover: Callable[[State], State],
+    state: State,
+    limit: Any,
+    *,
+    every: int | None = None,
+    seconds_per_chunk: float = 1.0,
+) -> Iterator[tuple[State, list[Info], Array]]:
+    """Go on from `state` until `limit` evaluations are made in all: the host's loop.
+
+    It dispatches single steps, since XLA runs the body of a device's loop on one CPU thread.
+    Dispatch is asynchronous, so that an accelerator does not wait for the host.
+
+    Args:
+        advance: `step` as a compiled program; it may use the state up.
+        recover: `restart`, likewise.
+        state: of one run, or of lanes with a leading axis.
+        limit: evaluations in all; lanes may differ.
+        every: ends a chunk at each multiple of so many evaluations.
+        seconds_per_chunk: about how long the host leaves the device alone.
+
+    Yields:
+        After each chunk the state, what each step evaluated, and the status.
+    """
+    evaluation, status = jax.device_get((state.evaluation, state.status))
+    limit = np.broadcast_to(np.asarray(limit, np.int32), evaluation.shape)
+    done, n, timed = int(evaluation.max()), 1, False
+    # After a restart, a lane has some evaluations to make up for.
+    while (alive := (status == Status.OK) & (evaluation < limit)).any():
+        began, infos = time.perf_counter(), []
+        left = int((limit - evaluation)[alive].max())
+        for _ in range(min(n, left, every - done % every if every else n)):
+            state, info = advance(state)
+            infos.append(info)
+        infos, now, status = jax.device_get((infos, state.evaluation, state.status))
+        if (status == Status.NON_FINITE).any():
+            lost, state = status, recover(state)
+            status, scale = jax.device_get((state.status, state.step_scale))
+            if (status != lost).any():
+                _log.warning(
+                    "evaluation %d led to a point that is not finite: going back to the best one, "
+                    "with steps %g times as long",
+                    now[status != lost].min(),
+                    scale[status != lost].min(),
+                )
+        # The first chunk may compile, so its duration says nothing about speed.
+        pace = (time.perf_counter() - began) / max(int((now - evaluation).max()), 1)
+        n = min(max(int(seconds_per_chunk / pace), 1), _MAX_CHUNK) if timed else 2
+        evaluation, done, timed = now, int(now.max()), True
+        yield state, infos, status
+
+
+@lru_cache(maxsize=8)  # few: a function may hold on to large arrays
+def _programs(value_and_grad: ValueAndGrad) -> tuple[Any, Any, Any]:
+    def begin(x0: Any, optimizer: Any, args: Any) -> State:
+        return init(value_and_grad, x0, *args, optimizer=optimizer)
+
+    def advance(state: State, limit: Any, optimizer: Any, args: Any) -> tuple[State, Info]:
+        return step(value_and_grad, state, *args, optimizer=optimizer, limit=limit)
+
+    def recover(state: State, optimizer: Any) -> State:
+        return restart(state, optimizer=optimizer)
+
+    return (
+        jax.jit(begin),
+        jax.jit(advance, donate_argnums=0),
+        jax.jit(recover, donate_argnums=0),
+    )
+
+
+_outcome = jax.jit(outcome)
+
+
+def minimize(
+    value_and_grad: ValueAndGrad,
+    x0: Any,
+    *args: Any,
+    optimizer: Any,
+    num_steps: int,
+    callback: Callable[[Progress], object] | None = None,
+    every: int | None = None,
+    seconds_per_chunk: float = 1.0,
+) -> Result:
+    """Minimise a function from `x0` in exactly `num_steps` evaluations, or fewer if it converges.
+
+    Pass the same function again, and nothing is compiled again; what varies belongs into `args`. If
+    a step leads to a point that is not finite, the run goes back to its best point, takes steps
+    half as long from there, and says so in the log.
+
+    Args:
+        value_and_grad: `value_and_grad(x, *args)`, which can be jitted. It returns `(loss, grad)`,
+            or `((loss, terms), grad)` as `jax.value_and_grad(…, has_aux=True)` does, where terms
+            are a pytree of arrays for the history. If it has a parameter `evaluation`, it is given
+            the number of evaluations before this one, by which a key can be folded in.
+        x0: a pytree of floating arrays. It is not changed.
+        *args: pytrees passed on to the function.
+        optimizer: an optax transformation, `Adam(…)` or `Lbfgs(…)`, whose numbers are traced.
+        num_steps: how many evaluations.
+        callback: called after each chunk with a `Progress`; a true answer ends the run.
+        every: ends a chunk, and so calls the callback, at each multiple of so many evaluations.
+        seconds_per_chunk: about how long the host leaves the device alone.
+
+    Returns:
+        A `Result`. Ctrl-C ends the run with what the last chunk brought and status INTERRUPTED.
+
+    Raises:
+        TypeError: the optimiser wants to call the loss by itself, as line searches do.
+        ValueError: `num_steps` or `every` is no positive integer, or the loss is not one number.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> def loss(x, target):
+    ...     return jnp.sum((x - target) ** 2)
+    >>> vg = jax.value_and_grad(loss)
+    >>> result = minimize(vg, jnp.zeros(2), 3.0, optimizer=optax.adam(0.5), num_steps=50)
+    >>> print(result.status, len(result.history["loss"]), [round(float(v)) for v in result.x])
+    Status.OK 50 [3, 3]
+    """
+    check_num_steps("num_steps", num_steps)
+    if every is not None:
+        check_num_steps("every", every)
+    optimizer = as_argument(optimizer)
+    begin, advance, recover = _programs(value_and_grad)
+    state = begin(x0, optimizer, args)
+    # `advance` uses its argument up, and `begin` may have handed on the caller's own buffers.
+    state = jax.tree.map(partial(jnp.array, copy=True), state)
+    chunks = run(
+        lambda state: advance(state, num_steps, optimizer, args),
+        lambda state: recover(state, optimizer),
+        state,
+        num_steps,
+        every=every,
+        seconds_per_chunk=seconds_per_chunk,
+    )
+    start, history, last = time.perf_counter(), None, None
+    interrupted = False
+    try:
+        for state, infos, status in chunks:
+            seconds = time.perf_counter() - start
+            rows = history_of(infos, seconds=seconds)
+            history = join([history, rows] if history else [rows])
+            evaluation = int(history["evaluation"].max(initial=0))
+            loss, terms = last_of(history)
+            last = Progress(
+                evaluation=evaluation,
+                num_steps=num_steps,
+                loss=loss,
+                terms=terms,
+                seconds=seconds,
+                x=_outcome(state),
+                history=history,
+                status=Status(int(status)),
+                done=status != Status.OK or evaluation >= num_steps,
+                state=state,
+            )
+            if callback is not None and callback(last):
+                interrupted = True
+                break
+    except KeyboardInterrupt:
+        if last is None:
+            raise
+        interrupted = True
+    assert last is not None  # at least one evaluation is made
+    status = Status.INTERRUPTED if interrupted and not last.done else last.status
+    return Result(last.x, status, last.history)
+
+
+def check_num_steps(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is an integer above 0."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, not {value!r}")

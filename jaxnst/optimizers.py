@@ -1,0 +1,132 @@
+"""The settings of optimisers for images in [0, 1]: pytrees, whose numbers are traced."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnst.lbfgs import lbfgs, spectral_preconditioner
+from jaxnst.minimize import check_num_steps
+
+
+def _settings(cls: Any) -> Any:
+    """Make a frozen dataclass a pytree: fields with static=True are its program, others leaves."""
+    fields = {name: f.metadata.get("static", False) for name, f in cls.__dataclass_fields__.items()}
+    return jax.tree_util.register_dataclass(
+        cls,
+        data_fields=[name for name, static in fields.items() if not static],
+        meta_fields=[name for name, static in fields.items() if static],
+    )
+
+
+@_settings
+@dataclass(frozen=True)
+class Lbfgs:
+    """L-BFGS for images in [0, 1]: a pytree of settings, whose numbers are traced.
+
+    Departs from Gatys' L-BFGS by the spectral preconditioner and by lengths that suit pixels; see
+    benchmarks/convergence.py for what they are worth.
+
+    Attributes:
+        learning_rate: the step tried first along each direction.
+        first_step: root mean square of the first step.
+        max_step: root mean square that no step exceeds.
+        initial_scaling: of the inverse Hessian that the curvature pairs start from.
+        memory: curvature pairs; each costs two images of memory.
+
+    >>> Lbfgs(memory=5).learning_rate
+    1.0
+    """
+
+    learning_rate: Any = field(default=1.0, metadata={"help": "learning rate of images in [0, 1]"})
+    first_step: Any = 0.01
+    max_step: Any = 0.05
+    initial_scaling: Any = 2.0
+    memory: int = field(
+        default=20, metadata={"help": "curvature pairs that L-BFGS keeps", "static": True}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "first_step", "max_step", "initial_scaling"):
+            _check_number(name, getattr(self, name), above=0)
+        check_num_steps("memory", self.memory)
+
+    def make(self) -> optax.GradientTransformationExtraArgs:
+        """Return the optax transformation."""
+        return lbfgs(
+            self.learning_rate,
+            memory=self.memory,
+            first_step=self.first_step,
+            max_step=self.max_step,
+            initial_scaling=self.initial_scaling,
+            preconditioner=spectral_preconditioner,
+        )
+
+
+@_settings
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015) for images in [0, 1]: a pytree of settings, whose numbers are traced.
+
+    Attributes:
+        learning_rate: of each step.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        average: decay of the moving average of the images, which then is the result; 0 for none.
+        clamp: whether the image is kept in [0, 1] after each step.
+
+    >>> Adam(learning_rate=0.05).b2
+    0.999
+    """
+
+    learning_rate: Any = field(default=0.02, metadata={"help": "learning rate of images in [0, 1]"})
+    b1: Any = field(default=0.9, metadata={"help": "decay of Adam's first moment"})
+    b2: Any = field(default=0.999, metadata={"help": "decay of Adam's second moment"})
+    average: Any = field(
+        default=0.0, metadata={"help": "decay of the average of Adam's images, the result then"}
+    )
+    clamp: bool = field(
+        default=False, metadata={"help": "keep Adam's image in [0, 1]", "static": True}
+    )
+
+    def __post_init__(self) -> None:
+        _check_number("learning_rate", self.learning_rate, above=0)
+        for name in ("b1", "b2", "average"):
+            _check_number(name, getattr(self, name), least=0, below=1)
+
+    def make(self) -> optax.GradientTransformation:
+        """Return the optax transformation."""
+        adam = optax.adam(self.learning_rate, b1=self.b1, b2=self.b2)
+        return optax.chain(adam, _clamp_to_unit()) if self.clamp else adam
+
+
+def _clamp_to_unit() -> optax.GradientTransformation:
+    """Shorten updates so that all values end in [0, 1]."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: jnp.clip(p + u, 0, 1) - p, updates, params
+        )
+    )
+
+
+def _check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raise ValueError unless a number is in range. Arrays, traced or of lanes, pass."""
+    if not isinstance(value, int | float):
+        return
+    if not (math.isfinite(value) and above < value < below and value >= least):
+        wanted = "a positive number" if above == 0 else "a number from 0 to less than 1"
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
+#: The settings of an optimiser by its name on the command line.
+OPTIMIZERS: dict[str, Any] = {"lbfgs": Lbfgs, "adam": Adam}

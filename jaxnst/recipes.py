@@ -1,0 +1,193 @@
+"""Recipes: how a transfer is run, and the published presets."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from jaxnst.images import Geometry
+from jaxnst.loss_weights import LossWeights
+from jaxnst.losses import half_squared_error, raw_gram_matrix
+from jaxnst.minimize import check_num_steps
+from jaxnst.objective import Objective
+from jaxnst.optimizers import OPTIMIZERS, Lbfgs
+from jaxnst.terms import STYLE_LAYERS, Content, Penalty, Style
+from jaxnst.vgg import CONV_SHAPES
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class TransferConfig:
+    """How a transfer is run: all that shapes its programs. A static node of pytrees.
+
+    Attributes:
+        objective: the terms of the loss, and the network through which they look.
+        init: start from the "content" or from "noise" (white, uniform in [0, 1]).
+        optimizer: `Lbfgs(…)`, `Adam(…)`, whose numbers are traced, or any optax transformation.
+        num_steps: evaluations at each scale: one number for all, or a tuple from coarse to fine,
+            whose last number is that of all further scales.
+        min_size: pixels of the long side at the coarsest scale; None for the finest scale alone.
+        scale_factor: between the sides of neighbouring scales.
+        seed: of the noise, if `style_transfer` is given no key.
+
+    Raises:
+        TypeError, ValueError: a field is of the wrong kind or out of range.
+    """
+
+    objective: Objective
+    init: Literal["content", "noise"] = field(
+        default="content", metadata={"help": "the image to start from"}
+    )
+    optimizer: Any = field(
+        default=Lbfgs(), metadata={"help": "optimiser", "choices": tuple(OPTIMIZERS)}
+    )
+    num_steps: int | tuple[int, ...] = field(
+        default=300,
+        metadata={
+            "help": "evaluations at each scale from coarse to fine; the last number is that of all "
+            "further scales"
+        },
+    )
+    min_size: int | None = field(
+        default=None, metadata={"help": "long side of the coarsest scale; without it there is one"}
+    )
+    scale_factor: float = field(
+        default=2.0, metadata={"help": "between the sides of neighbouring scales"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the noise"})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.objective, Objective):
+            raise TypeError(f"objective must be an Objective, not {self.objective!r}")
+        if not hasattr(self.optimizer, "make") and not hasattr(self.optimizer, "update"):
+            raise TypeError(
+                "optimizer must be Lbfgs(…), Adam(…) or an optax transformation, not "
+                f"{self.optimizer!r}"
+            )
+        if self.init not in ("content", "noise"):
+            raise ValueError(f'init must be "content" or "noise", not {self.init!r}')
+        steps = self.num_steps
+        if isinstance(steps, list | tuple):
+            object.__setattr__(self, "num_steps", tuple(steps))  # a list has no hash
+        if not (steps := self.steps):
+            raise ValueError("num_steps must have one or more numbers, not none")
+        for number in steps:
+            check_num_steps("num_steps", number)
+        if self.min_size is not None:
+            check_num_steps("min_size", self.min_size)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed must be an integer, not {self.seed!r}")
+        if not -(2**31) <= self.seed < 2**32:
+            raise ValueError(f"seed must be an integer of 32 bits, not {self.seed!r}")
+        if not (math.isfinite(self.scale_factor) and self.scale_factor > 1):
+            raise ValueError(f"scale_factor must be a number above 1, not {self.scale_factor!r}")
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """`num_steps` as a tuple."""
+        return self.num_steps if isinstance(self.num_steps, tuple) else (self.num_steps,)
+
+
+class Recipe(NamedTuple):
+    """A config and the loss weights that go with it."""
+
+    config: TransferConfig
+    weights: LossWeights
+
+
+def _terms(style: Style = Style(), content: Content = Content()) -> dict[str, Any]:  # noqa: B008
+    return {"content": content, "style": style, "tv": Penalty()}
+
+
+def _recipe(
+    config: TransferConfig, content: float, style: float, layers: dict[str, float]
+) -> Recipe:
+    weights = LossWeights.ones(config.objective).replace(content=content, style=style, tv=0.0)
+    return Recipe(config, weights.replace_layers(style=layers))
+
+
+def _article() -> Recipe:
+    # Gatys' losses as an article's recipe has them: means instead of sums, Gram matrices that are
+    # not divided, and features behind the ReLU (it names the convolutions of a network whose
+    # ReLUs work in place, so that the ReLU's output is what it compares).
+    objective = Objective(_terms(Style(statistic=raw_gram_matrix)))
+    config = TransferConfig(objective, optimizer=Lbfgs(memory=100), num_steps=300)
+    layers = dict(zip(STYLE_LAYERS, (0.2, 0.4, 0.4, 0.8, 1.0), strict=True))
+    return _recipe(config, 1.0, 1.0, layers)
+
+
+def _gatys2016() -> Recipe:
+    # Gatys, Ecker & Bethge 2016, on the network as it is: the paper's own was rescaled, filter by
+    # filter, to a mean activation of 1. Its layers are the outputs of conv with the ReLU applied.
+    objective = Objective(_terms(content=Content(distance=half_squared_error)), pooling="average")
+    # Equation 4 divides Σ(G-A)² by 4·N²·M². The mean over N² entries of Grams that are divided by
+    # M already is that up to the 1/4.
+    layers = dict.fromkeys(STYLE_LAYERS, 0.25 / len(STYLE_LAYERS))
+    return _recipe(TransferConfig(objective, init="noise", num_steps=500), 1.0, 1e3, layers)
+
+
+def _pastiche() -> Recipe:
+    config = TransferConfig(Objective(_terms()), optimizer=Lbfgs(memory=100), num_steps=1000)
+    layers = {layer: 1.0 / _channels(layer) ** 2 for layer in STYLE_LAYERS}
+    return _recipe(config, 0.01, 10.0, layers)
+
+
+def _channels(layer: str) -> int:
+    return CONV_SHAPES[layer.replace("relu", "conv")][-1]
+
+
+def _default() -> Recipe:
+    # The objective of pastiche, whose terms mean the same at every size, but with average pooling:
+    # max pooling asks nothing of three pixels in four and leaves a pattern of single ones. From
+    # coarse to fine: large strokes are laid where they are cheap, and finer scales sharpen them.
+    objective = Objective(_terms(), pooling="average")
+    config = TransferConfig(objective, num_steps=100, min_size=128)
+    # Averages are less than maxima, the more so the deeper the layer: without more weight, relu5_1
+    # hardly counts, and relu3_1 and relu4_1 give way to the content, how much depends on the size.
+    # The loss of a style is of the fourth degree in features and that of content of the second:
+    # hence the content's weight, with which motifs stay what they are. Chosen on two pairs, by
+    # looking and by benchmarks/sizes.py.
+    shares = {"relu3_1": 12.0, "relu4_1": 3.0, "relu5_1": 1000.0}
+    layers = _pastiche().weights.layers["style"]
+    return _recipe(config, 0.08, 10.0, {k: v * shares.get(k, 1.0) for k, v in layers.items()})
+
+
+#: All presets by name. What a preset says of picture geometry stands in `GEOMETRY`.
+PRESETS: dict[str, Callable[[], Recipe]] = {
+    "default": _default,
+    "article": _article,
+    "gatys2016": _gatys2016,
+    "pastiche": _pastiche,
+}
+#: How pictures are loaded for a preset by the command line, where not as by default.
+GEOMETRY = {"article": Geometry(size=256, fit="short", crop=True)}
+
+
+def preset(name: str) -> Recipe:
+    """Return a recipe: a published one, or jaxnst's own.
+
+    Args:
+        name: "default" (jaxnst's own, from coarse to fine), "article" (the 256-pixel recipe of
+            many tutorials), "gatys2016" (Gatys, Ecker & Bethge, CVPR 2016, on the plain network)
+            or "pastiche" (the PyPI package pastiche). `PRESETS` has them all.
+
+    Returns:
+        `Recipe(config, weights)`; change them by `dataclasses.replace` and `weights.replace`.
+
+    Raises:
+        ValueError: there is no preset of that name.
+
+    >>> import dataclasses
+    >>> import jaxnst
+    >>> config, weights = preset("default")
+    >>> weights = weights.replace(style=1e3)
+    >>> adam = jaxnst.Adam(learning_rate=0.02)
+    >>> config = dataclasses.replace(config, optimizer=adam, num_steps=200)
+    >>> config.num_steps, weights.scales["style"]
+    (200, 1000.0)
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]()

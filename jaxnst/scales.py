@@ -1,0 +1,311 @@
+"""The scales of a transfer from coarse to fine, as pure functions and the host's loop over them.
+
+A scale is two pure functions of one `Problem`: `begin`, its targets and first state, and `advance`,
+one evaluation. `run_scales` is the host's loop over them: a generator, whose consumer shows, saves,
+or stops by `break`.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnst.history import History, history_of, join, last_of
+from jaxnst.loss_weights import LossWeights
+from jaxnst.minimize import Progress, run
+from jaxnst.objective import Targets, compute_targets, loss_and_grad
+from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
+from jaxnst.optimizers import Lbfgs
+from jaxnst.pyramid import Shape, carry_moments, pyramid_shapes, refine, resize, shrink
+from jaxnst.recipes import TransferConfig
+from jaxnst.sources import Picture
+from jaxnst.vgg import Params, min_size
+
+
+class Problem(NamedTuple):
+    """All that is traced in a transfer. A leading axis of any leaf makes lanes."""
+
+    content: Picture
+    style: tuple[Picture, ...]
+    regions: Any  #: (r, H, W) of the content, or None
+    start: Any  #: the first image
+    params: Params
+    weights: LossWeights
+    optimizer: Any  #: settings, whose numbers are leaves, or a `Static` transformation
+
+
+class Scale(NamedTuple):
+    """One step of the image pyramid."""
+
+    shape: Shape  #: height and width of the content and the image
+    num_steps: int  #: evaluations of the loss
+
+
+class TransferState(NamedTuple):
+    """A transfer as one pytree of arrays and numbers; `style_transfer(resume=…)` goes on from it.
+
+    The key is not part of it: noise is drawn once, before the first evaluation.
+    """
+
+    scale: Any  #: index of the current scale, from coarse to fine
+    begun: Any  #: evaluations made before that scale
+    leaves: list[Any]  #: of the optimiser's `State` there
+    history: History  #: of all evaluations so far
+
+
+def schedule(shape: Sequence[int], config: TransferConfig) -> list[Scale]:
+    """Return the scales from coarse to fine for a content of this shape (…, H, W, 3)."""
+    finest, steps = (shape[-3], shape[-2]), config.steps
+    if config.min_size is None:
+        return [Scale(finest, steps[0])]
+    shapes = pyramid_shapes(finest, min_size=config.min_size, scale_factor=config.scale_factor)
+    # A long and narrow picture may be too small for the network at scales that others have.
+    least = min_size(config.objective.layers)
+    shapes = [shape for shape in shapes if min(shape) >= least or shape == finest]
+    return [Scale(shape, steps[min(i, len(steps) - 1)]) for i, shape in enumerate(shapes)]
+
+
+# --- A scale as pure functions --------------------------------------------------------------------
+
+
+def begin(
+    problem: Problem, previous: State | None, *, config: TransferConfig, shape: Shape
+) -> tuple[Targets, State]:
+    """Return the targets and the first state of a scale. Pure.
+
+    Args:
+        problem: the transfer.
+        previous: the state at the end of the last scale; None at the first.
+        config: of the transfer, without its optimiser.
+        shape: height and width of the scale.
+    """
+    # Styles shrink with the content and are never enlarged.
+    ratio = max(shape) / max(problem.content.image.shape[:2])
+    styles = [
+        style._replace(image=shrink(style.image, ratio), regions=_shrunk(style.regions, ratio))
+        for style in problem.style
+    ]
+    content = problem.content._replace(
+        image=_resized(problem.content.image, shape),
+        regions=_regions(problem.content.regions, shape),
+    )
+    here = problem._replace(content=content, style=styles)
+    sources = {name: getattr(here, name) for name in config.objective.sources}
+    targets = compute_targets(sources, problem.params, objective=config.objective)
+    x = problem.start
+    if previous is None:
+        x = _resized(x, shape)
+    else:
+        # Departs from crowsonkb, whose scales start from a blurred image and have to find again the
+        # details of the content that coarser scales had no room for.
+        x = refine(outcome(previous), x, [style.image for style in styles], *shape)
+    state = init(
+        _value_and_grad(config),
+        x,
+        problem,
+        targets,
+        _regions(problem.regions, shape),
+        optimizer=problem.optimizer,
+        evaluation=0 if previous is None else previous.evaluation,
+    )
+    return targets, state if previous is None else _carry_over(previous, state, shape)
+
+
+def advance(
+    problem: Problem, targets: Targets, state: State, limit: Any, *, config: TransferConfig
+) -> tuple[State, Info]:
+    """Make one evaluation at a scale, unless `limit` of them are made. Pure."""
+    regions = _regions(problem.regions, state.x.shape[:2])
+    return step(
+        _value_and_grad(config),
+        state,
+        problem,
+        targets,
+        regions,
+        optimizer=problem.optimizer,
+        limit=limit,
+    )
+
+
+def recover(problem: Problem, state: State) -> State:
+    """Go back to the best point of a run that was lost. Pure."""
+    return restart(state, optimizer=problem.optimizer)
+
+
+def _value_and_grad(config: TransferConfig) -> Callable[..., Any]:
+    def value_and_grad(x: jax.Array, problem: Problem, targets: Targets, regions: Any) -> Any:
+        return loss_and_grad(
+            x,
+            problem.params,
+            targets,
+            problem.weights,
+            objective=config.objective,
+            regions=regions,
+        )
+
+    return value_and_grad
+
+
+def _carry_over(old: State, fresh: State, shape: Shape) -> State:
+    """Return the first state of a scale after that at the end of the last scale.
+
+    A run that was lost stays so; of several lanes, the others go on.
+    """
+    lost = (old.status == Status.NON_FINITE) | ~(old.best_loss < jnp.finfo(old.best_loss.dtype).max)
+    return fresh._replace(
+        opt_state=carry_moments(old.opt_state, fresh.opt_state, (*shape, 3)),
+        status=jnp.where(lost, Status.NON_FINITE, fresh.status).astype(jnp.int32),
+    )
+
+
+def _resized(image: jax.Array, shape: Shape) -> jax.Array:
+    return image if image.shape[:2] == shape else resize(image, *shape)
+
+
+def _regions(regions: Any, shape: Sequence[int]) -> Any:
+    if regions is None or regions.shape[1:] == tuple(shape):
+        return regions
+    return jax.image.resize(regions, (len(regions), *shape), "linear")
+
+
+def _shrunk(regions: Any, ratio: float) -> Any:
+    if regions is None or ratio >= 1:
+        return regions
+    return _regions(regions, [max(1, round(side * ratio)) for side in regions.shape[1:]])
+
+
+# --- The host's loop ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def once(
+    function: Callable[..., Any],
+    axes: tuple[Any, ...],
+    *,
+    donate: tuple[int, ...] = (),
+    **static: Any,
+) -> Callable[..., Any]:
+    """Return the compiled program of a pure function, for one transfer.
+
+    Args:
+        function: such as `begin`, `advance`.
+        axes: for each argument, which leaves have lanes: here none.
+        donate: arguments whose buffers are used up.
+        **static: keyword arguments that shape the program.
+    """
+    return jax.jit(partial(function, **static), donate_argnums=donate)
+
+
+Lift = Callable[..., Callable[..., Any]]  #: `once`, or the same for lanes on a mesh
+
+
+def run_scales(
+    problem: Problem,
+    config: TransferConfig,
+    *,
+    lift: Lift = once,
+    axes: Problem | None = None,
+    resume: TransferState | None = None,
+    every: int | None = None,
+) -> Iterator[Progress]:
+    """Run a transfer scale by scale, and yield a `Progress` after each chunk of evaluations.
+
+    Its `x` has the size of the current scale, and its `state` is a `TransferState`. All arrays have
+    an axis of lanes if the problem has.
+
+    Args:
+        problem: of one transfer, or of lanes.
+        config: of the transfer; the optimiser is taken from the problem.
+        lift: makes a pure function the program that runs: `once`, or `devices.lanes_on(mesh)`.
+        axes: of a problem of lanes, which leaves have an axis of lanes.
+        resume: the state to go on from.
+        every: ends a chunk at each multiple of so many evaluations.
+    """
+    config = replace(config, optimizer=Lbfgs())  # that of the problem counts, and may hold arrays
+    scales = schedule(problem.content.image.shape, config)
+    at = TransferState(0, np.int32(0), [], {}) if resume is None else resume
+    history, begun, state = at.history, np.asarray(at.begun), None
+    clock = time.perf_counter() - (history["seconds"].max(initial=0.0) if history else 0.0)
+    for index in range(int(at.scale), len(scales)):
+        shape, num_steps = scales[index]
+        first = lift(begin, (axes, None if state is None else 0), config=config, shape=shape)
+        targets, state = first(problem, state)
+        if resume is not None:
+            state, resume = _restored(resume.leaves, state), None
+        limit = np.broadcast_to(begun + np.int32(num_steps), state.evaluation.shape)
+        forward = lift(advance, (axes, 0, 0, 0), donate=(2,), config=config)
+        back = lift(recover, (axes, 0), donate=(1,))
+        answer = lift(outcome, (0,))
+        chunks = run(
+            lambda state, forward=forward, targets=targets, limit=limit: forward(
+                problem, targets, state, limit
+            ),
+            lambda state, back=back: back(problem, state),
+            _copied(state),
+            limit,
+            every=every,
+        )
+        for state, infos, status in chunks:
+            seconds = time.perf_counter() - clock
+            rows = history_of(infos, seconds=seconds, size=max(shape))
+            history = join([history, rows] if history else [rows])
+            evaluation = history["evaluation"].max(axis=-1)
+            at_end = (index == len(scales) - 1) & ((status != Status.OK) | (evaluation >= limit))
+            loss, terms = last_of(history)
+            yield Progress(
+                evaluation=int(evaluation.max()),
+                num_steps=int(begun.max()) + sum(scale.num_steps for scale in scales[index:]),
+                loss=loss,
+                terms=terms,
+                seconds=seconds,
+                x=answer(state),
+                history=history,
+                status=status,
+                done=at_end | (status == Status.NON_FINITE),
+                state=TransferState(index, begun, jax.tree.leaves(state), history),
+            )
+        begun, status = jax.device_get((state.evaluation, state.status))
+        if (status == Status.NON_FINITE).all():
+            break
+
+
+def finish(
+    progress: Progress, shape: Shape, *, lift: Lift = once, interrupted: bool = False
+) -> tuple[jax.Array, Any, History]:
+    """Return image, status and history of a run that has come as far as `progress`.
+
+    Args:
+        progress: the last record of `run_scales`.
+        shape: height and width of the finished picture.
+        lift: as in `run_scales`.
+        interrupted: whether the run was stopped.
+    """
+    status = progress.status
+    if interrupted:
+        status = np.where(progress.done, status, Status.INTERRUPTED)
+    image = lift(_finished_image, (0,), shape=tuple(shape))(progress.x)
+    return image, status, progress.history
+
+
+def _finished_image(x: jax.Array, *, shape: Shape) -> jax.Array:
+    # Departs from systems that clamp inside the loop, which breaks L-BFGS: the history has the
+    # losses of images before clipping.
+    return jnp.clip(_resized(x, shape), 0, 1)
+
+
+def _copied(state: State) -> State:
+    # `advance` uses its argument up, so no buffer may be the caller's or stand there twice.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
+def _restored(leaves: list[Any], like: State) -> State:
+    """Return the state that has these leaves."""
+    wanted = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(like)]
+    if [(leaf.shape, leaf.dtype) for leaf in leaves] != wanted:
+        raise ValueError("the state to resume does not fit these images and this config")
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaf) for leaf in leaves])

@@ -1,0 +1,221 @@
+"""The terms of a loss: content, style and penalties.
+
+A term *describes* a source picture once, which gives its target; *measures* the image at each
+evaluation; and *scores* what it measured against the target. A term is any frozen, hashable object
+with the attributes of `Term`; one of your own stands beside those of this file and is registered
+nowhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any, Protocol
+
+import jax
+
+from jaxnst.losses import gram_matrix, mean_squared_error, total_variation
+from jaxnst.vgg import check_layers
+
+#: (h, w, c) features by layer. "image" is a layer too: the picture itself.
+Features = dict[str, jax.Array]
+#: By layer, (r, h, w) weights of the positions in each of r regions; None for the whole picture.
+Regions = dict[str, jax.Array | None]
+
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
+class Term(Protocol):
+    """A summand of the loss. Its program is static; its numbers are weights, its data a target."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Where it looks: layers of VGG19, or "image"."""
+
+    @property
+    def source(self) -> str | None:
+        """The name of the source that its target describes; None if it has no target."""
+
+    def describe(self, features: Features, regions: Regions) -> Any:
+        """Return the target: a pytree that blends linearly, each leaf with an axis of regions."""
+
+    def measure(self, features: Features, regions: Regions, target: Any) -> Any:
+        """Return what the score needs of the image: means over its positions."""
+
+    def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
+        """Return a number for each layer, which `LossWeights` weighs."""
+
+
+def _frozen_layers(term: Any) -> None:
+    check_layers([layer for layer in _as_tuple(term.layers) if layer != "image"])
+    object.__setattr__(term, "layers", _as_tuple(term.layers))  # a list has no hash
+
+
+def _as_tuple(layers: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(layers, str):
+        raise TypeError(f'layers must be a tuple of names, not a text; write ("{layers}",)')
+    return tuple(layers)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Content:
+    """Compare position by position, in the regions of the source if it has any.
+
+    Attributes:
+        layers: where features are compared; "image" compares pixels.
+        distance: `(x, y, where) -> number`, of (h, w, c) features.
+        source: the name of the source, of the image's own size.
+
+    >>> Content(layers=("relu3_2",)).source
+    'content'
+    """
+
+    layers: tuple[str, ...] = ("relu4_2",)
+    distance: Callable[..., jax.Array] = mean_squared_error
+    source: str = "content"
+
+    def __post_init__(self) -> None:
+        _frozen_layers(self)
+
+    def describe(self, features: Features, regions: Regions) -> Any:
+        """Return the features themselves and the regions in which they count."""
+        return {layer: (features[layer][None], regions[layer]) for layer in self.layers}
+
+    def measure(self, features: Features, regions: Regions, target: Any) -> Any:
+        """Return the distance at each layer, a mean over the regions of the source."""
+        _check_target(self, target)
+        measured = {}
+        for layer in self.layers:
+            here, (wanted, _) = features[layer], target[layer]
+            if wanted.shape[1:] != here.shape:
+                raise ValueError(
+                    f"at {layer} the image has features of the shape {here.shape}, but its target "
+                    f"{wanted.shape[1:]}; give a source {self.source!r} of the image's own size"
+                )
+            measured[layer] = _mean_by_region(
+                lambda wanted_where, here=here: self.distance(here, *wanted_where), target[layer]
+            )
+        return measured
+
+    def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
+        """Return what was measured."""
+        scores: dict[str, jax.Array] = measured
+        return scores
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Style:
+    """Compare a statistic of the features, region by region.
+
+    Attributes:
+        layers: where the statistic is taken.
+        statistic: `(features, where) -> pytree of arrays`, a mean over positions.
+        distance: `(x, y) -> number`, of two statistics. The default departs from Gatys' equation
+            4, Σ (G - A)² / (4·N²·M²), by the mean over the N² entries; its other constants stand
+            in `LossWeights` and, as the division by the M positions, in `gram_matrix`.
+        source: the name of the source, of any size.
+
+    >>> Style(layers=("relu1_1",)).statistic.__name__
+    'gram_matrix'
+    """
+
+    layers: tuple[str, ...] = STYLE_LAYERS
+    statistic: Callable[..., Any] = gram_matrix
+    distance: Callable[..., jax.Array] = mean_squared_error
+    source: str = "style"
+
+    def __post_init__(self) -> None:
+        _frozen_layers(self)
+
+    def describe(self, features: Features, regions: Regions) -> Any:
+        """Return the statistic of each region at each layer."""
+        described = {}
+        for layer in self.layers:
+            here, where = features[layer], regions[layer]
+            if where is None:
+                described[layer] = jax.tree.map(lambda x: x[None], self.statistic(here, None))
+            else:
+                described[layer] = jax.vmap(self.statistic, (None, 0))(here, where)
+        return described
+
+    def measure(self, features: Features, regions: Regions, target: Any) -> Any:
+        """Return the same of the image."""
+        _check_target(self, target)
+        return self.describe(features, regions)
+
+    def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
+        """Return the distance at each layer, a mean over the regions (Gatys et al. 2017)."""
+        scores = {}
+        for layer in self.layers:
+            pair = measured[layer], target[layer]
+            if jax.tree.structure(pair[0]) != jax.tree.structure(pair[1]):
+                raise ValueError(
+                    f"at {layer} the target is of another statistic: compute the targets with this "
+                    "objective"
+                )
+            scores[layer] = _mean_by_region(lambda pair: self.distance(*pair), pair)
+        return scores
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Penalty:
+    """Score the image alone by a function of it.
+
+    Attributes:
+        function: `(features) -> number`, of (h, w, c) features, or of the image.
+        layers: what it is given, "image" by default.
+
+    >>> Penalty().function.__name__
+    'total_variation'
+    """
+
+    function: Callable[[jax.Array], jax.Array] = total_variation
+    layers: tuple[str, ...] = ("image",)
+    source: None = None
+
+    def __post_init__(self) -> None:
+        _frozen_layers(self)
+
+    def describe(self, features: Features, regions: Regions) -> Any:
+        """Return nothing: there is no target."""
+        return ()
+
+    def measure(self, features: Features, regions: Regions, target: Any) -> Any:
+        """Return the penalty at each layer."""
+        return {layer: self.function(features[layer]) for layer in self.layers}
+
+    def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
+        """Return what was measured."""
+        scores: dict[str, jax.Array] = measured
+        return scores
+
+
+def _mean_by_region(function: Callable[[Any], jax.Array], tree: Any) -> jax.Array:
+    """Return the mean of a function over the leading axes, which are 1 or the same.
+
+    A loop and not `vmap`: without regions the program is that of one whole picture, to the bit.
+    """
+    lengths = {len(leaf) for leaf in jax.tree.leaves(tree)} - {1} or {1}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the image and the target must have the same number of regions, not "
+            f"{' and '.join(map(str, sorted(lengths)))}"
+        )
+    (count,) = lengths
+
+    def region(index: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index if len(leaf) > 1 else 0], tree)
+
+    return reduce(add, (function(region(index)) for index in range(count))) / count
+
+
+def _check_target(term: Any, target: Any) -> None:
+    for layer in term.layers:
+        if not isinstance(target, dict) or layer not in target:
+            raise ValueError(
+                f"the targets have no {layer} for {type(term).__name__}: compute the targets with "
+                "this objective"
+            )
