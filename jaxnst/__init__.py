@@ -1,6 +1,6 @@
 """Neural style transfer as pure functions in JAX and Flax."""
 
-from jaxnst.images import load_alpha, load_image, save_image
+from jaxnst.images import load_alpha, load_image, load_mask, save_image
 from jaxnst.lbfgs import lbfgs
 from jaxnst.losses import gram_matrix, raw_gram_matrix, total_variation
 from jaxnst.objective import (
@@ -39,6 +39,7 @@ __all__ = [
     "lbfgs",
     "load_alpha",
     "load_image",
+    "load_mask",
     "load_params",
     "loss_and_grad",
     "minimize",
