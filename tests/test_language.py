@@ -25,7 +25,7 @@ FILES = [
         "tests/test_sheet.py",
     )
     for path in sorted(ROOT.glob(pattern))
-    if path.suffix in (".py", ".md", ".html")
+    if path.suffix in (".py", ".md")
 ]
 
 
