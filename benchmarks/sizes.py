@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnst
+from jaxnst.app.sheet import contact_sheet
 from jaxnst.pyramid import resize
-from jaxnst.sheet import contact_sheet
 
 
 def main() -> None:

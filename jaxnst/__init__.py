@@ -1,6 +1,6 @@
 """Neural style transfer as pure functions in JAX and Flax."""
 
-from jaxnst.images import Geometry, load_alpha, load_image, save_image
+from jaxnst.images import Geometry, load_alpha, load_image, load_mask, save_image
 from jaxnst.lanes import SweepProgress, SweepResult
 from jaxnst.lbfgs import lbfgs, spectral_preconditioner
 from jaxnst.loss_weights import LossWeights
@@ -33,4 +33,59 @@ from jaxnst.vgg import LAYERS, VGG19, Params, extract_features
 
 __version__ = "0.1.0"
 
-__all__ = ["x"]
+__all__ = [
+    "LAYERS",
+    "PRESETS",
+    "VGG19",
+    "Adam",
+    "Content",
+    "Geometry",
+    "Info",
+    "Lbfgs",
+    "LossWeights",
+    "Objective",
+    "Params",
+    "Penalty",
+    "Picture",
+    "Progress",
+    "Recipe",
+    "Result",
+    "State",
+    "Status",
+    "Style",
+    "SweepProgress",
+    "SweepResult",
+    "Targets",
+    "Term",
+    "TransferConfig",
+    "TransferResult",
+    "TransferState",
+    "compute_targets",
+    "extract_features",
+    "gram_matrix",
+    "half_squared_error",
+    "init",
+    "lbfgs",
+    "load_alpha",
+    "load_image",
+    "load_mask",
+    "load_params",
+    "loss_and_grad",
+    "mean_squared_error",
+    "minimize",
+    "outcome",
+    "perceptual_loss",
+    "preset",
+    "quantize_params",
+    "raw_gram_matrix",
+    "resize",
+    "restart",
+    "save_image",
+    "save_params",
+    "spectral_preconditioner",
+    "step",
+    "style_transfer",
+    "sweep",
+    "total_variation",
+    "weight_grid",
+]

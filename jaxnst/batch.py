@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnst.images import is_picture_name, load_alpha, load_image, picture_size
+from jaxnst.decode import is_picture_name, picture_size
+from jaxnst.images import load_alpha, load_image
 from jaxnst.lanes import make_mesh, put
 from jaxnst.manifest import Entry, Manifest, file_digest
 from jaxnst.objective import LossWeights

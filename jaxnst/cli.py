@@ -17,7 +17,8 @@ from typing import Any
 import jax
 
 from jaxnst import hosts
-from jaxnst.animation import check_animation_output, save_animation
+from jaxnst.app.animation import check_animation_output, save_animation
+from jaxnst.app.plot import check_plot_output, save_plot
 from jaxnst.batch import Batch, find_contents, run_batch
 from jaxnst.images import check_output, load_alpha, load_image
 from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
@@ -33,7 +34,6 @@ from jaxnst.params import (
     show_shape,
 )
 from jaxnst.parser import make_parser
-from jaxnst.plot import check_plot_output, save_plot
 from jaxnst.progress import DownloadBar, JobBar, TransferBar
 from jaxnst.recorder import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
 from jaxnst.signals import interruptible, terminable

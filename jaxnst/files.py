@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all."""
+"""Replace files as a whole or not at all."""
 
 import errno
 import os
@@ -11,11 +11,18 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path beside `path` to write to, which takes its place when all went well.
+    """Yield a temporary path to write to, and move it to `path` if the body succeeds.
 
     The new file has the permissions that `open` would give it, or those of the file it replaces.
-    If the body raises, what it wrote is removed and the old file stays as it was. A symbolic link
-    is followed, so that it goes on pointing at the new file.
+    If the body raises, the temporary file is removed and the old file stays as it was. Symbolic
+    links are followed and stay links.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(f"{folder}/a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     os.listdir(folder)
+    ['a.txt']
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -28,9 +35,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def move_into_place(whole: Path, path: str | os.PathLike[str]) -> None:
-    """Let a file that was written elsewhere take the place of `path`, as `replacing` would.
+    """Move a finished file to `path`, with the permissions that `replacing` would give it.
 
-    Not even SIGKILL leaves anything else beside `path`, unless it is on another disk.
+    On one disk, nothing else is ever left beside `path`, not even by SIGKILL.
     """
     try:
         _take_place(whole, Path(os.path.realpath(path)))
@@ -48,16 +55,16 @@ def _take_place(temporary: Path, target: Path) -> None:
 
 
 def check_target(path: str | os.PathLike[str], suffixes: Collection[str]) -> None:
-    """Check that a file can be written, say before a long computation.
+    """Check that a file can be written, for example before a long computation.
 
     Args:
-        path: the file.
-        suffixes: in lower case, with their dots; one of them must be the path's.
+        path: the file to write.
+        suffixes: the allowed suffixes, in lower case, with their dots.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        PermissionError: the folder cannot be written to.
-        ValueError: the suffix is another one, or `path` is a folder.
+        PermissionError: the folder is not writable.
+        ValueError: the suffix is not one of `suffixes`, or `path` is a folder.
     """
     target, quoted = Path(path), repr(os.fspath(path))  # repr escapes line breaks
     if target.is_dir():

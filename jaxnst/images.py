@@ -1,39 +1,74 @@
-"""Pictures in files and images in arrays.
+"""Pictures in files, images in arrays.
 
 An *image* is an ``(H, W, 3)`` float32 array of sRGB values in [0, 1].
 """
 
-import contextlib
 import logging
-import math
-import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from io import BytesIO
+from numbers import Integral
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from numpy.typing import ArrayLike
+from PIL import Image
 
-from jaxnst.checks import check_positive_integer
+from jaxnst import decode
+from jaxnst.decode import Floats, PathLike
 from jaxnst.files import check_target, replacing
-
-MAX_PIXELS = 500_000_000
-"""Largest picture that is read, and largest that one is resized to, in pixels."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _FORMATS |= {".tif": "TIFF", ".tiff": "TIFF"}
 
 _log = logging.getLogger(__name__)
-_opening = threading.Lock()
 
 Fit = Literal["long", "short"]
-PathLike = str | os.PathLike[str]
-Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The size and shape at which pictures are loaded; each field's help describes it.
+
+    Raises:
+        ValueError: a field has no valid value, or `crop` comes without a size and fit="short".
+    """
+
+    size: int | None = field(
+        default=512, metadata={"help": "length in pixels of the side that fit names"}
+    )
+    fit: Fit = field(default="long", metadata={"help": "which side of a picture gets the size"})
+    crop: bool = field(default=False, metadata={"help": "keep only the central square"})
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            check_positive_integer("size", self.size)
+        if self.fit not in ("long", "short"):
+            raise ValueError(f'fit must be "long" or "short", not {self.fit!r}')
+        if self.crop and (self.size is None or self.fit != "short"):
+            raise ValueError(
+                f'crop needs a size and fit="short", not size={self.size} and fit="{self.fit}"'
+            )
+
+
+class Options(TypedDict, total=False):
+    """The options of `load_image`, for the functions that take the same."""
+
+    size: int | None
+    fit: Fit
+    crop: bool
+    enlarge: bool
+    multiple: int
+
+
+class Decoded(NamedTuple):
+    """A picture as arrays on the host."""
+
+    image: Floats  #: (H, W, 3) in [0, 1], laid over white where the picture is transparent
+    alpha: Floats | None  #: (H, W) opacity in [0, 1]; None for an opaque picture
 
 
 def load_image(
@@ -47,64 +82,97 @@ def load_image(
 ) -> jax.Array:
     """Read a picture as an ``(H, W, 3)`` float32 array of sRGB values in [0, 1].
 
-    The picture is turned upright (EXIF), taken to sRGB (embedded ICC profile) and laid over white
-    where it is transparent. Of an animation, this is the first frame. Grey of 16 bits keeps its
-    precision unless it has an ICC profile; Pillow reads colour as 8 bits per channel.
+    The picture is turned upright (EXIF), converted to sRGB (embedded ICC profile) and laid over
+    white where it is transparent. Of an animation, the first frame is read. Grey of 16 bits keeps
+    its precision unless it has an ICC profile; colour is read with 8 bits per channel, as Pillow
+    does.
+
+    >>> from pathlib import Path
+    >>> import jaxnst
+    >>> path = Path(jaxnst.__file__).parent / "demo" / "content.jpg"
+    >>> jaxnst.load_image(path, size=64).shape
+    (43, 64, 3)
 
     Args:
         path: the picture, in any format that Pillow reads.
-        size: pixels of the side that ``fit`` names; None keeps the picture's own size.
-        fit: which side becomes ``size``, the "long" or the "short" one. Proportions are kept.
+        size: length in pixels of the side that ``fit`` names; None keeps the picture's own size.
+        fit: which side gets ``size``, the "long" or the "short" one. Proportions are kept.
         crop: keep only the central ``size`` by ``size`` square. Needs ``fit="short"``.
-        enlarge: False leaves a picture that is smaller than ``size`` as it is (and then ``crop``
-            keeps the largest central square).
-        multiple: the side that ``fit`` does not name is rounded to a multiple of so many pixels, so
-            that pictures of many proportions have few shapes.
+        enlarge: False leaves a picture smaller than ``size`` as it is (``crop`` then keeps its
+            largest central square).
+        multiple: round the other side to a multiple of this many pixels, so that pictures of
+            many proportions have few shapes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a readable picture, or the arguments make no sense.
+        ValueError: the file is not a readable picture, or an option has no valid value.
     """
-    _check_geometry(size, fit, crop, multiple)
-    with _upright(Path(path)) as picture:
-        colours, alpha = _colours(picture, path), _alpha(picture)
+    decoded = read_picture(path, size=size, fit=fit, crop=crop, enlarge=enlarge, multiple=multiple)
+    return jnp.asarray(decoded.image)
+
+
+def load_alpha(path: PathLike, **options: Unpack[Options]) -> Floats | None:
+    """Read a picture's opacity, ``(H, W)`` float32 in [0, 1], or None if all of it is opaque.
+
+    Options and exceptions are those of `load_image`; with the same ones, both have one shape.
+
+    >>> from pathlib import Path
+    >>> import jaxnst
+    >>> jaxnst.load_alpha(Path(jaxnst.__file__).parent / "demo" / "content.jpg") is None
+    True
+    """
+    return read_picture(path, **options).alpha
+
+
+def load_mask(path: PathLike, **options: Unpack[Options]) -> Floats:
+    """Read a picture as a mask, ``(H, W)`` float32 in [0, 1]: white is 1, black is 0.
+
+    The mask is the luminance (ITU-R BT.601 luma) of the values in the file, whatever its colour
+    profile, and 0 where the picture is transparent. Options and exceptions are those of
+    `load_image`; the mask fits an image of the same proportions. Masks that add up to 1 before
+    they are resized add up to 1 afterwards.
+
+    >>> from pathlib import Path
+    >>> import jaxnst
+    >>> jaxnst.load_mask(Path(jaxnst.__file__).parent / "demo" / "content.jpg", size=64).shape
+    (43, 64)
+    """
+    resize = _resizer(**options)
+    with decode.opened(path) as picture:
+        mask = decode.luminance(picture)
+    # A triangle filter, since Lanczos' negative lobes would leave ripples beside edges.
+    return resize(Image.fromarray(mask), Image.Resampling.BILINEAR)
+
+
+def read_picture(path: PathLike, **options: Unpack[Options]) -> Decoded:
+    """Decode a picture once, for what `load_image` and `load_alpha` return; same options."""
+    resize = _resizer(**options)
+    with decode.opened(path) as picture:
+        colours, alpha = decode.srgb(picture, path), decode.opacity(picture)
         if alpha is not None:  # before resizing, so that no hidden colour bleeds into an edge
             white = Image.new(colours.mode, colours.size, 1.0 if colours.mode == "F" else "white")
             colours = Image.composite(colours, white, alpha)
-    pixels = _pixels(colours, size, fit, crop, enlarge, multiple)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return jnp.asarray(pixels)
-
-
-def load_alpha(
-    path: PathLike,
-    *,
-    size: int | None = None,
-    fit: Fit = "long",
-    crop: bool = False,
-    enlarge: bool = True,
-    multiple: int = 1,
-) -> Floats | None:
-    """Read a picture's opacity, ``(H, W)`` float32 in [0, 1], or None if all of it is opaque.
-
-    Arguments, geometry and exceptions are those of `load_image`.
-    """
-    _check_geometry(size, fit, crop, multiple)
-    with _upright(Path(path)) as picture:
-        alpha = _alpha(picture)
-    return None if alpha is None else _pixels(alpha, size, fit, crop, enlarge, multiple)
+    image = resize(colours)
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    return Decoded(image, None if alpha is None else resize(alpha))
 
 
 def save_image(
     path: PathLike, image: ArrayLike, *, alpha: ArrayLike | None = None, quality: int = 95
 ) -> None:
-    """Write an image as PNG, JPEG, WebP or TIFF, as the suffix of ``path`` says.
+    """Write an image as PNG, JPEG, WebP or TIFF, by the suffix of ``path``.
 
-    The target is replaced at once and only on success; a failure leaves the old file alone.
+    The file is written whole and then put in its place; a failure leaves the old file alone.
+
+    >>> import tempfile, jax.numpy as jnp, jaxnst
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jaxnst.save_image(f"{folder}/red.png", jnp.zeros((2, 3, 3)).at[..., 0].set(1))
+    ...     print(jaxnst.load_image(f"{folder}/red.png")[0, 0])
+    [1. 0. 0.]
 
     Args:
-        path: the target, in a folder that exists.
+        path: the file to write, in a folder that exists.
         image: ``(H, W, 3)`` floats in [0, 1]; values outside are clipped, the rest rounded to
             8 bits.
         alpha: ``(H, W)`` opacity in [0, 1]. JPEG has none: there the image is laid over white.
@@ -112,39 +180,36 @@ def save_image(
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: unknown suffix, ``path`` is a folder, wrong shape or type, values that are not
-            finite, wrong quality, or sides too long for the format.
+        TypeError: ``image`` or ``alpha`` holds no floats.
+        ValueError: the suffix is unknown, ``path`` is a folder, a shape is wrong, a value is not
+            finite, ``quality`` is out of range, or a side is too long for the format.
         OSError: the file cannot be written (no permission, full disk).
     """
     check_output(path)
     if quality not in range(1, 101):
-        raise ValueError(f"quality is {quality!r}: give a whole number from 1 to 100")
-    colours = _checked("image", image)
-    if colours.ndim != 3 or colours.shape[2] != 3 or colours.size == 0:
-        raise ValueError(f"image has the shape {colours.shape}: it must be (height, width, 3)")
+        raise ValueError(f"quality must be a whole number from 1 to 100, not {quality!r}")
+    colours = check_image("image", image)
     form = _FORMATS[Path(path).suffix.lower()]
     if alpha is not None:
-        opacity = _checked("alpha", alpha)[..., None]
+        opacity = _check_floats("alpha", alpha)[..., None]
         if opacity.shape[:-1] != colours.shape[:2]:
             raise ValueError(
-                f"alpha has the shape {opacity.shape[:-1]}: "
-                f"it must be that of the image, {colours.shape[:2]}"
+                f"alpha must have the image's shape {colours.shape[:2]}, not {opacity.shape[:-1]}"
             )
         if form == "JPEG":
             _log.warning("JPEG has no transparency: %s is laid over white", path)
             colours = colours * opacity + (1 - opacity)
         else:
             colours = np.concatenate([colours, opacity], axis=2)
-    picture = Image.fromarray(np.floor(colours * 255 + 0.5).astype(np.uint8))
     options: dict[str, Any] = {"quality": quality, "subsampling": "4:4:4"}
     if form == "TIFF":
         options = {"compression": "tiff_deflate"}
-    encoded = BytesIO()  # Pillow's failures happen here, those of the disk below
+    encoded = BytesIO()  # encode in memory, to tell Pillow's failures from those of the disk
     try:
-        picture.save(encoded, form, **options)
+        Image.fromarray(decode.quantize(colours)).save(encoded, form, **options)
     except Exception as error:
         raise ValueError(
-            f"{_quoted(path)} cannot be written as {form} ({_reason(error)}): "
+            f"{decode.quoted(path)} cannot be written as {form} ({decode.reason(error)}): "
             "choose another format or a smaller image"
         ) from error
     with replacing(path) as beside:
@@ -152,188 +217,81 @@ def save_image(
 
 
 def check_output(path: PathLike) -> None:
-    """Check that `save_image` can write to ``path``, say before a long computation.
+    """Check that `save_image` can write to ``path``, for example before a long computation.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        PermissionError: the folder cannot be written to.
+        PermissionError: the folder is not writable.
         ValueError: the suffix is unknown, or ``path`` is a folder.
     """
     check_target(path, _FORMATS)
 
 
-def picture_size(path: PathLike) -> tuple[int, int] | None:
-    """Width and height as a file's head tells them, or None if it does not.
+def check_image(name: str, image: ArrayLike) -> Floats:
+    """Return an image as ``(H, W, 3)`` float32, clipped to [0, 1].
 
-    A quick look at many files; what is told here may be wrong where the rest of a file is damaged.
+    Raises:
+        TypeError: ``image``, which the message calls ``name``, holds no floats.
+        ValueError: its shape is wrong, or a value is not finite.
     """
-    try:
-        with open(path, "rb") as file:
-            picture = _open(file)
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            # Pillow turns a TIFF by itself.
-            return picture.size[::-1] if turned and picture.format != "TIFF" else picture.size
-    except Exception:  # of many kinds
-        return None
+    colours = _check_floats(name, image)
+    if colours.ndim != 3 or colours.shape[2] != 3 or colours.size == 0:
+        raise ValueError(f"{name} must have the shape (height, width, 3), not {colours.shape}")
+    return colours
 
 
-def is_picture_name(path: PathLike) -> bool:
-    """Whether a file is called like one of a picture that Pillow reads."""
-    suffix = Path(path).suffix.lower()
-    return Image.registered_extensions().get(suffix) in Image.OPEN
+def check_positive_integer(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is an integer above 0."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, not {value!r}")
 
 
-def _open(file: BinaryIO) -> Image.Image:
-    """Read a picture's head."""
-    with _opening:  # Pillow's own limit is global: lift it to ours, then put it back
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
-        try:
-            return Image.open(file)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+def _resizer(
+    size: int | None = None,
+    fit: Fit = "long",
+    crop: bool = False,
+    enlarge: bool = True,
+    multiple: int = 1,
+) -> Callable[..., Floats]:
+    """Check the options of `load_image`; return the function that resizes and crops by them.
 
+    It takes a picture of mode RGB, L or F and returns float32 in [0, 1].
+    """
+    Geometry(size, fit, crop)
+    check_positive_integer("multiple", multiple)
 
-@contextlib.contextmanager
-def _upright(path: Path) -> Iterator[Image.Image]:
-    """Open and decode a picture; what goes wrong here or in the body becomes one ValueError."""
-    if path.is_dir():
-        raise ValueError(f"{_quoted(path)} is a folder: give a picture file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {_quoted(path)}: check the path")
-    with open(path, "rb") as file:
-        try:
-            picture = _open(file)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            picture.load()
-            try:
-                picture = ImageOps.exif_transpose(picture)
-            except Exception as error:
-                _log.warning("%s: broken EXIF data ignored (%s)", path, _reason(error))
-            yield picture
-        except Exception as error:
+    def resize(
+        picture: Image.Image, resampling: Image.Resampling = Image.Resampling.LANCZOS
+    ) -> Floats:
+        side = (max if fit == "long" else min)(picture.size)
+        wanted = side if size is None or (size > side and not enlarge) else size
+
+        def resized(length: int) -> int:
+            step = 1 if length == side else multiple
+            return max(1, round(length * (wanted / side) / step)) * step
+
+        width, height = map(resized, picture.size)
+        if width * height > decode.MAX_PIXELS:
             raise ValueError(
-                f"{_quoted(path)} is not a readable picture ({_reason(error)}): "
-                "use a complete PNG, JPEG, WebP or TIFF file"
-            ) from error
+                f"size {size} makes a picture of {width} by {height} pixels, "
+                f"more than {decode.MAX_PIXELS}: give a smaller size"
+            )
+        if (width, height) != picture.size:
+            picture = picture.resize((width, height), resampling)
+        pixels = decode.as_floats(picture)
+        if crop:
+            edge = min(height, width)
+            top, left = (height - edge) // 2, (width - edge) // 2
+            pixels = pixels[top : top + edge, left : left + edge]
+        return pixels
+
+    return resize
 
 
-def _colours(picture: Image.Image, path: PathLike) -> Image.Image:
-    """The opaque sRGB colours: mode RGB, or mode F in [0, 1] for grey of more than 8 bits."""
-    profile = picture.info.get("icc_profile")
-    if _is_deep(picture):
-        top = 1 if picture.mode == "F" else 65535
-        grey = np.asarray(picture, np.float32)
-        if not (grey.min() >= 0 and grey.max() <= top):  # nor NaN
-            raise ValueError(f"its values run from {grey.min()} to {grey.max()}, not in 0 to {top}")
-        grey = grey / np.float32(top)
-        if not profile:
-            return Image.fromarray(grey)
-        picture = Image.fromarray(np.rint(grey * 255).astype(np.uint8))
-    elif picture.mode in ("1", "L", "LA"):
-        picture = picture.convert("L")
-    elif picture.has_transparency_data:
-        picture = picture.convert("RGBA").convert("RGB")
-    elif picture.mode == "LAB":
-        return _to_srgb(picture, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
-    elif picture.mode != "CMYK":
-        picture = picture.convert("RGB")
-    if profile:
-        try:
-            return _to_srgb(picture, ImageCms.ImageCmsProfile(BytesIO(profile)))
-        except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            _log.warning("%s: unusable colour profile ignored (%s)", path, _reason(error))
-    return picture.convert("RGB")
-
-
-def _to_srgb(picture: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    if picture.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
-        picture = picture.convert("RGB")
-    srgb = ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(picture, profile, srgb, outputMode="RGB")
-    assert converted is not None  # it is None only for a conversion in place
-    return converted
-
-
-def _alpha(picture: Image.Image) -> Image.Image | None:
-    """The opacity as mode L, or None if all of the picture is opaque."""
-    if not picture.has_transparency_data:
-        return None
-    if _is_deep(picture):  # one grey value stands for "transparent"
-        opaque = np.asarray(picture) != picture.info["transparency"]
-        alpha = Image.fromarray(opaque * np.uint8(255))
-    else:
-        alpha = picture.convert("RGBA").getchannel("A")
-    return None if alpha.getextrema() == (255, 255) else alpha
-
-
-def _is_deep(picture: Image.Image) -> bool:
-    return picture.mode == "F" or picture.mode.startswith("I")  # I, I;16, I;16B, ...
-
-
-def _pixels(
-    picture: Image.Image, size: int | None, fit: Fit, crop: bool, enlarge: bool, multiple: int
-) -> Floats:
-    """Resize and crop a picture of mode RGB, L or F; the result is float32 in [0, 1]."""
-    shape = _resized_shape(picture.size, size, fit, enlarge, multiple)
-    if math.prod(shape) > MAX_PIXELS:
-        raise ValueError(
-            f"size {size} makes a picture of {shape[0]} by {shape[1]} pixels, "
-            f"more than {MAX_PIXELS}: give a smaller size"
-        )
-    if shape != picture.size:
-        picture = picture.resize(shape, Image.Resampling.LANCZOS)
-    pixels = np.asarray(picture, np.float32)
-    pixels = np.clip(pixels, 0, 1) if picture.mode == "F" else pixels / np.float32(255)
-    if crop:
-        height, width = pixels.shape[:2]
-        edge = min(height, width)
-        top, left = (height - edge) // 2, (width - edge) // 2
-        pixels = pixels[top : top + edge, left : left + edge]
-    return pixels
-
-
-def _resized_shape(
-    shape: tuple[int, int], size: int | None, fit: Fit, enlarge: bool, multiple: int
-) -> tuple[int, int]:
-    """Both sides after resizing; that which `fit` names is just as asked for."""
-    side = max(shape) if fit == "long" else min(shape)
-    asked = size is not None and (size < side or (enlarge and size > side))
-    ratio = size / side if size is not None and asked else 1.0
-
-    def resized(length: int) -> int:
-        step = 1 if length == side else multiple
-        return max(1, round(length * ratio / step)) * step
-
-    return resized(shape[0]), resized(shape[1])
-
-
-def _checked(name: str, values: ArrayLike) -> Floats:
+def _check_floats(name: str, values: ArrayLike) -> Floats:
     array = np.asarray(values)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name} has the type {array.dtype}: give floats from 0 to 1")
+        raise TypeError(f"{name} must hold floats from 0 to 1, not {array.dtype}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} has values that are not finite: look for NaN or infinity")
+        raise ValueError(f"{name} must be finite; look for the NaN or infinity in it")
     return np.clip(array, 0, 1).astype(np.float32)
-
-
-def _check_geometry(size: int | None, fit: Fit, crop: bool, multiple: int) -> None:
-    check_positive_integer("multiple", multiple)
-    if size is not None:
-        check_positive_integer("size", size)
-    if fit not in ("long", "short"):
-        raise ValueError(f'fit is {fit!r}: use "long" or "short"')
-    if crop and (size is None or fit != "short"):
-        raise ValueError(f'crop does not go with size={size}, fit="{fit}": give a size and "short"')
-
-
-def _quoted(path: PathLike) -> str:
-    return repr(os.fspath(path))  # escapes line breaks
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "unknown file format"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"it has more than {MAX_PIXELS} pixels"
-    return " ".join(str(error).split()) or type(error).__name__

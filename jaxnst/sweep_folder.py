@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnst.app.page import write_page
+from jaxnst.app.sheet import contact_sheet
 from jaxnst.hosts import share
 from jaxnst.images import load_image, save_image
 from jaxnst.manifest import Entry, Manifest, describe_run
 from jaxnst.objective import LossWeights
 from jaxnst.optimize import Status
-from jaxnst.sheet import contact_sheet, write_page
 from jaxnst.sweep import SweepProgress, sweep_groups
 from jaxnst.transfer import TransferResult
 from jaxnst.transfer_config import TransferConfig

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from jaxnst.batch import find_contents
-from jaxnst.images import is_picture_name, load_alpha, load_image, picture_size
+from jaxnst.decode import is_picture_name, picture_size
+from jaxnst.images import load_alpha, load_image
 
 
 def paint(path: Path, sides: tuple[int, int]) -> None:

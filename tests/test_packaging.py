@@ -64,7 +64,7 @@ def test_wheel(tmp_path, options):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert wheel.name.startswith(f"jaxnst-{jaxnst.__version__}-")
-    assert {"jaxnst/py.typed", "jaxnst/page.html"} <= names
+    assert {"jaxnst/py.typed", "jaxnst/app/page.html"} <= names
     assert {"jaxnst/weights/vgg19.h5", "jaxnst/weights/README.md"} <= names
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"jaxnst", f"jaxnst-{jaxnst.__version__}.dist-info"}

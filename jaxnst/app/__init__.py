@@ -1,0 +1,1 @@
+"""The command line and what it shows: a sweep's sheet and page, plots, animations."""
