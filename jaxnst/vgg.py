@@ -130,8 +130,14 @@ def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def average_pool(x: jax.Array) -> jax.Array:
-    """Map (h, w, c) to (h // 2, w // 2, c)."""
-    return nn.avg_pool(x, (2, 2), strides=(2, 2), padding="VALID")
+    """Map (h, w, c) to (h // 2, w // 2, c), the mean of each 2×2 block.
+
+    Not by `flax.linen.avg_pool`: XLA for CPUs, as of jax 0.10, miscompiles a ReLU or the like that
+    is followed by a `reduce_window` whose result has several uses.
+    """
+    height, width = (side // 2 * 2 for side in x.shape[:2])
+    upper, lower = (x[i:height:2, 0:width:2] + x[i:height:2, 1:width:2] for i in range(2))
+    return (upper + lower) / 4
 
 
 class VGG19(nn.Module):

@@ -1,0 +1,81 @@
+"""VGG19 in plain NumPy, forward and backward in float64: the oracle of the network."""
+
+import numpy as np
+
+from jaxnst.vgg import LAYERS
+
+OFFSETS = [(i, j) for i in range(3) for j in range(3)]
+CORNERS = [(i, j) for i in range(2) for j in range(2)]
+
+
+def pad(x):
+    return np.pad(np.asarray(x, np.float64), ((1, 1), (1, 1), (0, 0)))
+
+
+def conv3x3(x, kernel):
+    height, width, _ = x.shape
+    kernel, padded = np.asarray(kernel, np.float64), pad(x)
+    return sum(padded[i : i + height, j : j + width] @ kernel[i, j] for i, j in OFFSETS)
+
+
+def conv3x3_by_x(cotangent, kernel):
+    return conv3x3(cotangent, np.asarray(kernel)[::-1, ::-1].swapaxes(2, 3))
+
+
+def conv3x3_by_kernel(cotangent, x):
+    height, width, _ = x.shape
+    patches = [pad(x)[i : i + height, j : j + width] for i, j in OFFSETS]
+    by_offset = [np.tensordot(patch, cotangent, ((0, 1), (0, 1))) for patch in patches]
+    return np.reshape(by_offset, (3, 3, x.shape[2], cotangent.shape[2]))
+
+
+def pool_weights(x, pooling):
+    """Return (4, h, w, c): the share of each corner of a 2×2 block in the pooled value."""
+    height, width = (side // 2 * 2 for side in x.shape[:2])
+    corners = np.stack([x[i:height:2, j:width:2] for i, j in CORNERS])
+    if pooling == "average":
+        return corners, np.full(corners.shape, 0.25)
+    first = corners.argmax(0)  # the first of equal values
+    return corners, (np.arange(4)[:, None, None, None] == first).astype(np.float64)
+
+
+def vgg19(image, params, pooling):
+    """Return the features of every layer that the image reaches, and their transpose.
+
+    The transpose maps a dict of cotangents by layer to the cotangent of the image.
+    """
+    mean, std = (np.asarray(params["normalize"][k], np.float64) for k in ("mean", "std"))
+    x, features, transposes = (np.asarray(image, np.float64) - mean) / std, {}, {}
+    for layer in LAYERS:
+        if layer.startswith("pool") and min(x.shape[:2]) < 2:
+            break
+        if layer.startswith("conv"):
+            kernel = params[layer]["kernel"]
+            transposes[layer] = lambda ct, kernel=kernel: conv3x3_by_x(ct, kernel)
+            x = conv3x3(x, kernel) + np.asarray(params[layer]["bias"], np.float64)
+        elif layer.startswith("relu"):
+            transposes[layer] = lambda ct, mask=x > 0: ct * mask
+            x = np.maximum(x, 0)
+        else:
+            corners, weights = pool_weights(x, pooling)
+            transposes[layer] = lambda ct, x=x, weights=weights: unpool(ct, x, weights)
+            x = (corners * weights).sum(0)
+        features[layer] = x
+
+    def transpose(cotangents):
+        ct = 0.0
+        for layer in reversed(features):
+            if layer in cotangents:
+                ct = ct + np.asarray(cotangents[layer], np.float64)
+            ct = transposes[layer](ct) if np.ndim(ct) else ct
+        return ct / std
+
+    return features, transpose
+
+
+def unpool(cotangent, x, weights):
+    result = np.zeros(x.shape)
+    height, width = (side // 2 * 2 for side in x.shape[:2])
+    for (i, j), weight in zip(CORNERS, weights, strict=True):
+        result[i:height:2, j:width:2] = weight * cotangent
+    return result
