@@ -6,7 +6,7 @@ smaller than the kernel by a product of matrices, whose transpose does not copy 
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 Algorithm = Callable[[jax.Array, jax.Array], jax.Array]
+
+_OFFSETS = [(i, j) for i in range(3) for j in range(3)]
 
 # F(4×4, 3×3) of Lavin & Gray 2016 (arXiv:1509.09308), section 4.3: a 4×4 tile of the output is
 # Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, where g is the kernel and d the 6×6 tile of the input beneath.
@@ -86,8 +88,10 @@ def _compute(x: jax.Array, kernel: jax.Array, *, turned: bool, cpu: bool) -> jax
 def _turned(algorithm: Algorithm, x: jax.Array, kernel: jax.Array) -> jax.Array:
     if algorithm is not patches_conv3x3:
         return algorithm(x, kernel[::-1, ::-1].swapaxes(2, 3))
-    shape = jax.ShapeDtypeStruct((*x.shape[:2], kernel.shape[2]), x.dtype)
-    return jax.linear_transpose(lambda y: patches_conv3x3(y, kernel), shape)(x)[0]
+    patches = jnp.einsum("hwf,kf->hwk", x, kernel.reshape(-1, kernel.shape[3]))
+    parts = zip(_OFFSETS, jnp.split(patches, 9, axis=2), strict=True)
+    placed = [jnp.pad(part, ((i, 2 - i), (j, 2 - j), (0, 0))) for (i, j), part in parts]
+    return reduce(jnp.add, reversed(placed))[1:-1, 1:-1]
 
 
 def _by_x(cotangent: jax.Array, _: Any, kernel: jax.Array, *, turned: bool) -> jax.Array:
@@ -150,10 +154,8 @@ def patches_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`conv3x3` as the product of the matrix of all 3×3 patches with that of the kernel."""
     height, width, _ = x.shape
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate(
-        [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=2
-    )
-    return patches @ kernel.reshape(-1, kernel.shape[3])
+    patches = [padded[i : i + height, j : j + width] for i, j in _OFFSETS]
+    return jnp.concatenate(patches, axis=2) @ kernel.reshape(-1, kernel.shape[3])
 
 
 def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
