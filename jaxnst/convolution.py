@@ -1,17 +1,24 @@
 """The 3×3 convolution of VGG, by the algorithm that is fastest on the platform it runs on.
 
-On accelerators that is XLA's own. On a CPU, large features of many channels are faster by
-Winograd's minimal filtering, which needs a quarter of the products; and features that are smaller
-than the kernel by a product of matrices, whose transpose needs no other copy of the kernel.
+On accelerators that is XLA's own. On a CPU, features of many pixels and channels are faster by
+Winograd's minimal filtering, which needs a quarter of the multiplications; and features that are
+smaller than the kernel by a product of matrices, whose transpose does not copy the kernel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+Algorithm = Callable[[jax.Array, jax.Array], jax.Array]
+
+_OFFSETS = [(i, j) for i in range(3) for j in range(3)]
 
 # F(4×4, 3×3) of Lavin & Gray 2016 (arXiv:1509.09308), section 4.3: a 4×4 tile of the output is
 # Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, where g is the kernel and d the 6×6 tile of the input beneath.
@@ -29,66 +36,111 @@ _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 
 _AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
-@jax.custom_vjp
 def conv3x3(x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[Array, "h w f"]:
-    """Convolve (h, w, c) with a (3, 3, c, f) kernel to (h, w, f); beyond the edges all is zero.
+    """Convolve `x` with `kernel` to (h, w, f), with zeros beyond the edges.
 
-    The algorithm is chosen when a program is compiled for a platform, so that it follows the data.
-    It can be differentiated in reverse, and the gradient in either mode; but `jax.jvp` of it alone
-    is refused, since `jax.custom_vjp` is the public way to give a convolution its own transpose.
+    Every JAX transformation applies, in forward and in reverse mode. The algorithm is chosen for
+    the platform that a program is compiled for.
+
+    Args:
+        x: (h, w, c) features.
+        kernel: (3, 3, c, f), of the same dtype.
+
+    Example:
+        >>> x = jnp.arange(4.0).reshape(2, 2, 1)
+        >>> conv3x3(x, jnp.ones((3, 3, 1, 1)))[..., 0]
+        Array([[6., 6.],
+               [6., 6.]], dtype=float32)
     """
-    return _conv3x3(x, kernel)
+    y: jax.Array = _conv3x3_p.bind(x, kernel, turned=False)
+    return y
 
 
-def _conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    fastest = _fastest_on_cpu(x, kernel)
-    if fastest is direct_conv3x3:
-        return direct_conv3x3(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=fastest, default=direct_conv3x3)
-
-
-def _fastest_on_cpu(x: jax.Array, kernel: jax.Array) -> Callable[..., jax.Array]:
-    if jnp.finfo(x.dtype).bits < 32:
-        return direct_conv3x3  # for the others, such numbers are not exact enough
-    height, width, channels = x.shape
-    positions, products = height * width, height * width * channels * kernel.shape[3]
+def _fastest_on_cpu(height: int, width: int, channels: int, filters: int) -> Algorithm:
+    positions = height * width
     # Transforming the kernel costs what few positions save, that of x what few channels do; and
     # where there is little to do at all, the longer program costs more to compile than it saves.
-    if positions >= 1024 and channels >= 64 and products >= 10**8:
+    if positions >= 1024 and channels >= 64 and positions * channels * filters >= 10**8:
         return winograd_conv3x3
-    return patches_conv3x3 if kernel.size > 2 * x.size else direct_conv3x3
+    return patches_conv3x3 if 9 * filters > 2 * positions else direct_conv3x3
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv3x3(x, kernel), (x, kernel)
+# JAX has no public way to give a function with a forward mode a transpose of its own that `vmap`
+# takes: `custom_vjp` has no forward mode, and `linear_call` no batching. Hence a primitive, which
+# is bilinear. Its transpose by x is itself with the kernel `turned`: as fast as forward, unlike
+# the transpose by JAX's own rule. Leading axes are `vmap`'s: of x, or the same ones of both.
+_conv3x3_p = Primitive("conv3x3")
 
 
-def _backward(
-    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    _, by_kernel = jax.vjp(lambda kernel: direct_conv3x3(x, kernel), kernel)
-    return _transpose(cotangent, kernel), *by_kernel(cotangent)
+def _compute(x: jax.Array, kernel: jax.Array, *, turned: bool, cpu: bool) -> jax.Array:
+    height, width, channels = x.shape[-3:]
+    filters = kernel.shape[-2 if turned else -1]
+    algorithm: Algorithm = direct_conv3x3
+    if cpu and jnp.finfo(x.dtype).bits >= 32:  # the others are not exact enough for fewer
+        algorithm = _fastest_on_cpu(height, width, channels, filters)
+    if turned:
+        algorithm = partial(_turned, algorithm)
+    for _ in x.shape[:-3]:
+        algorithm = jax.vmap(algorithm, (0, 0 if kernel.ndim > 4 else None))
+    return algorithm(x, kernel)
 
 
-conv3x3.defvjp(_forward, _backward)
+def _turned(algorithm: Algorithm, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if algorithm is not patches_conv3x3:
+        return algorithm(x, kernel[::-1, ::-1].swapaxes(2, 3))
+    patches = jnp.einsum("hwf,kf->hwk", x, kernel.reshape(-1, kernel.shape[3]))
+    parts = zip(_OFFSETS, jnp.split(patches, 9, axis=2), strict=True)
+    placed = [jnp.pad(part, ((i, 2 - i), (j, 2 - j), (0, 0))) for (i, j), part in parts]
+    return reduce(jnp.add, reversed(placed))[1:-1, 1:-1]
 
 
-def _transpose(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-    if _fastest_on_cpu(cotangent, kernel) is not patches_conv3x3:
-        return _turned(cotangent, kernel)
-    return jax.lax.platform_dependent(cotangent, kernel, cpu=_patches_transpose, default=_turned)
+def _by_x(cotangent: jax.Array, _: Any, kernel: jax.Array, *, turned: bool) -> jax.Array:
+    return _conv3x3_p.bind(cotangent, kernel, turned=not turned)
 
 
-def _turned(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-    # The transpose of a convolution is the convolution with the kernel turned round. As such it
-    # is as fast as the forward one; the transpose that XLA is given by JAX's own rule is not.
-    return _conv3x3(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+def _by_kernel(cotangent: jax.Array, x: jax.Array, kernel: Any, *, turned: bool) -> jax.Array:
+    if turned:
+        cotangent, x = x, cotangent
+    convolve = partial(_compute, x, turned=False, cpu=False)
+    return jax.linear_transpose(convolve, kernel.aval)(cotangent)[0]
 
 
-def _patches_transpose(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-    x = jax.ShapeDtypeStruct((*cotangent.shape[:2], kernel.shape[2]), cotangent.dtype)
-    return jax.linear_transpose(lambda x: patches_conv3x3(x, kernel), x)(cotangent)[0]
+def _batch(
+    arguments: Sequence[jax.Array], axes: Sequence[int | None], *, turned: bool
+) -> tuple[jax.Array, int]:
+    (x, kernel), (x_axis, kernel_axis) = arguments, axes
+    size = next(a.shape[i] for a, i in zip(arguments, axes, strict=True) if i is not None)
+
+    def in_front(array: jax.Array, axis: int | None) -> jax.Array:
+        if axis is None:
+            return jnp.broadcast_to(array, (size, *array.shape))
+        return jnp.moveaxis(array, axis, 0)
+
+    x = in_front(x, x_axis)
+    if kernel_axis is not None or kernel.ndim > 4:
+        kernel = in_front(kernel, kernel_axis)
+        kernel = jnp.expand_dims(kernel, tuple(range(1, x.ndim + 2 - kernel.ndim)))
+        kernel = jnp.broadcast_to(kernel, x.shape[:-3] + kernel.shape[-4:])
+    return _conv3x3_p.bind(x, kernel, turned=turned), 0
+
+
+def _abstract(x: Any, kernel: Any, *, turned: bool) -> Any:
+    return jax.make_jaxpr(partial(_compute, turned=turned, cpu=False))(x, kernel).out_avals[0]
+
+
+def _evaluate(x: jax.Array, kernel: jax.Array, *, turned: bool) -> jax.Array:
+    with jax.disable_jit(False):  # a primitive is compiled in any case, as JAX's own are
+        return _compiled(x, kernel, turned=turned)
+
+
+_compiled = jax.jit(_conv3x3_p.bind, static_argnames="turned")
+_conv3x3_p.def_impl(_evaluate)
+_conv3x3_p.def_abstract_eval(_abstract)
+ad.defbilinear(_conv3x3_p, _by_x, _by_kernel)
+batching.primitive_batchers[_conv3x3_p] = _batch
+for _platform in (None, "cpu"):
+    _lowering = mlir.lower_fun(partial(_compute, cpu=_platform == "cpu"), multiple_results=False)
+    mlir.register_lowering(_conv3x3_p, _lowering, platform=_platform)
 
 
 def direct_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -102,10 +154,8 @@ def patches_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`conv3x3` as the product of the matrix of all 3×3 patches with that of the kernel."""
     height, width, _ = x.shape
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate(
-        [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=2
-    )
-    return patches @ kernel.reshape(-1, kernel.shape[3])
+    patches = [padded[i : i + height, j : j + width] for i, j in _OFFSETS]
+    return jnp.concatenate(patches, axis=2) @ kernel.reshape(-1, kernel.shape[3])
 
 
 def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
