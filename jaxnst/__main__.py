@@ -3,7 +3,7 @@
 import os
 import sys
 
-from jaxnst.cli import main
+from jaxnst.app.cli import main
 
 LARGE_PAGES = "glibc.malloc.hugetlb=1"
 

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import jaxnst
-from jaxnst import cli
+from jaxnst.app import cli
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
 

@@ -16,15 +16,21 @@ from typing import Any
 
 import jax
 
-from jaxnst import hosts
 from jaxnst.app.animation import check_animation_output, save_animation
+from jaxnst.app.batch import Batch, find_contents, run_batch
+from jaxnst.app.manifest import Entry, Manifest, wait_for_all
+from jaxnst.app.options import choose, preset_named
+from jaxnst.app.parser import make_parser
 from jaxnst.app.plot import check_plot_output, save_plot
-from jaxnst.batch import Batch, find_contents, run_batch
-from jaxnst.images import check_output, load_alpha, load_image
+from jaxnst.app.progress import DownloadBar, JobBar, TransferBar
+from jaxnst.app.runs import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
+from jaxnst.app.signals import interruptible, terminable
+from jaxnst.app.sweep_folder import SweepFolder, run_sweep_folder, settings_grid, write_overview
+from jaxnst.devices import is_first, join_processes, share
+from jaxnst.images import check_output, read_picture
 from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
-from jaxnst.manifest import Entry, Manifest
+from jaxnst.lanes import SweepProgress
 from jaxnst.optimize import Status
-from jaxnst.options import recipe
 from jaxnst.params import (
     bundled_weights,
     inspect_weights,
@@ -33,59 +39,61 @@ from jaxnst.params import (
     save_params,
     show_shape,
 )
-from jaxnst.parser import make_parser
-from jaxnst.progress import DownloadBar, JobBar, TransferBar
-from jaxnst.recorder import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
-from jaxnst.signals import interruptible, terminable
-from jaxnst.sweep import SweepProgress
-from jaxnst.sweep_folder import SweepFolder, run_sweep_folder, settings_grid, write_overview
-from jaxnst.transfer import TransferResult, style_transfer
-from jaxnst.transfer_config import Scale, schedule
+from jaxnst.scales import Scale, finish, run_scales, schedule
+from jaxnst.transfer import TransferResult, make_problem
 
 
 def _transfer(options: argparse.Namespace) -> int:
     """Run `jaxnst transfer` or `jaxnst demo`; returns the exit status."""
-    config, weights = recipe(options)
+    choice = choose(options)
+    config, weights, geometry = choice
     _check_outputs(options)
     if is_unfinished(options.output) and not (options.resume or options.restart):
         raise ValueError(
             f"{run_folder(options.output)} holds an unfinished run: add --resume to go on with it, "
             "or --restart to throw it away"
         )
-    geometry: dict[str, Any] = {"fit": config.fit, "crop": config.crop}
-    content = load_image(options.content, size=config.size, **geometry)
-    alpha = load_alpha(options.content, size=config.size, **geometry)
-    styles = [load_image(path, size=config.size, **geometry) for path in options.style]
+    content, alpha = read_picture(options.content, **dataclasses.asdict(geometry))
+    styles = [read_picture(path, **dataclasses.asdict(geometry)).image for path in options.style]
     params = load_params(options.params, input=options.input)
-    scales = schedule(content, config)
+    scales = schedule(content.shape, config)
     num_steps = sum(scale.num_steps for scale in scales)
     frame_every = max(1, num_steps // NUM_FRAMES) if options.animation else None
     every = [n for n in (options.save_every, frame_every) if n]
     recorder = Recorder(
         options.output,
         scales[-1].shape,
-        fingerprint_of(content, styles, params, weights, config),
+        fingerprint_of(content, styles, params, choice),
         alpha=alpha,
         interval=options.checkpoint_seconds,
         save_every=options.save_every,
         frame_every=frame_every,
     )
+    problem = make_problem(content, styles, params=params, weights=weights, config=config)
     resume = recorder.resume() if options.resume else None
     if resume is None:
         recorder.remove()  # frames of a run that was killed before its first state, too
     _use_compilation_cache()
     with recorder.at_work():
-        with _progress(scales, options.quiet) as recorder.show, terminable() as terminated:
-            result = style_transfer(
-                content,
-                styles,
-                params=params,
-                weights=weights,
-                config=config,
+        with (
+            _progress(scales, options.quiet) as show,
+            interruptible() as interrupted,
+            terminable() as terminated,
+        ):
+            for progress in run_scales(
+                jax.device_put(problem),
+                config,
                 resume=resume,
-                callback=lambda progress: recorder(progress) or terminated.is_set(),
                 every=math.gcd(*every) if every else None,
-            )
+            ):
+                recorder(progress)
+                if show is not None:
+                    show(progress)
+                if interrupted.is_set() or terminated.is_set():
+                    break
+        stopped = interrupted.is_set() or terminated.is_set()
+        image, status, history = finish(progress, scales[-1].shape, interrupted=stopped)
+        result = TransferResult(image, Status(int(status)), history)
         if result.status is Status.INTERRUPTED:
             return _interrupted(options, result, recorder, 143 if terminated.is_set() else 130)
         return _finished(options, result, recorder)
@@ -177,28 +185,23 @@ def _progress(scales: Sequence[Scale], quiet: bool) -> AbstractContextManager[Tr
 def _sweep(options: argparse.Namespace) -> int:
     """Run `jaxnst sweep`; returns the exit status."""
     _join_others(options)
-    config, weights = recipe(options)
-    values = {
-        "content_weight": options.content_weights,
-        "style_weight": options.style_weights,
-        "tv_weight": options.tv_weights,
-        "seed": options.seeds,
-    }
+    choice = choose(options)
+    config, weights, geometry = choice
+    values = {f"{name}_weight": getattr(options, f"{name}_weights") for name in weights.scales}
+    values["seed"] = options.seeds
     axes = {name: list(dict.fromkeys(axis)) for name, axis in values.items() if axis}
     if not axes:
-        raise ValueError(
-            "nothing varies: give --style-weights, --content-weights, --tv-weights or --seeds"
-        )
+        flags = [f"--{name.replace('_', '-')}s" for name in values]
+        raise ValueError(f"nothing varies: give one of {', '.join(flags)}")
     if options.seeds and config.init != "noise":
         raise ValueError("--seeds are those of the noise to start from: add --init noise")
     for seed in axes.get("seed", ()):
-        dataclasses.replace(config, seed=seed)  # which refuses what is none
-    geometry: dict[str, Any] = {"size": config.size, "fit": config.fit, "crop": config.crop}
-    content = load_image(options.content, **geometry)
-    styles = [load_image(path, **geometry) for path in options.style]
+        dataclasses.replace(config, seed=seed)  # which refuses what is out of range
+    content, alpha = read_picture(options.content, **dataclasses.asdict(geometry))
+    styles = [read_picture(path, **dataclasses.asdict(geometry)).image for path in options.style]
     params = load_params(options.params, input=options.input)
     lanes = settings_grid(axes)
-    settings = fingerprint_of(content, styles, params, weights, config) | {"sweep": repr(axes)}
+    settings = fingerprint_of(content, styles, params, choice) | {"sweep": repr(axes)}
     job = SweepFolder(
         content,
         styles,
@@ -207,12 +210,12 @@ def _sweep(options: argparse.Namespace) -> int:
         config,
         lanes,
         settings,
-        alpha=load_alpha(options.content, **geometry),
+        alpha=alpha,
         lane_batch=options.lane_batch,
     )
     titles = [path.stem for path in (options.content, *options.style)]
-    status = _run_job(options, settings, len(hosts.share(lanes)), partial(run_sweep_folder, job))
-    if hosts.is_first() and any(options.output.glob("*.png")):
+    status = _run_job(options, settings, len(share(lanes)), partial(run_sweep_folder, job))
+    if is_first() and any(options.output.glob("*.png")):
         write_overview(
             job, options.output, title=f"{titles[0]} in the style of {', '.join(titles[1:])}"
         )
@@ -223,19 +226,16 @@ def _sweep(options: argparse.Namespace) -> int:
 def _batch(options: argparse.Namespace) -> int:
     """Run `jaxnst batch`; returns the exit status."""
     _join_others(options)
-    config, weights = recipe(options)
-    contents = hosts.share(find_contents(options.contents, options.suffix, output=options.output))
-    styles = [
-        load_image(path, size=config.size, fit=config.fit, crop=config.crop)
-        for path in options.style
-    ]
+    choice = choose(options)
+    contents = share(find_contents(options.contents, options.suffix, output=options.output))
+    geometry = dataclasses.asdict(choice.geometry)
+    styles = [read_picture(path, **geometry).image for path in options.style]
     params = load_params(options.params, input=options.input)
-    settings = fingerprint_of(None, styles, params, weights, config)
+    settings = fingerprint_of(None, styles, params, choice)
     job = Batch(
         styles,
         params,
-        weights,
-        config,
+        choice,
         settings,
         lanes=options.lane_batch or len(jax.local_devices()),
         multiple=options.multiple,
@@ -246,7 +246,7 @@ def _batch(options: argparse.Namespace) -> int:
 def _join_others(options: argparse.Namespace) -> None:
     given = options.coordinator, options.num_processes, options.process_id
     if options.distributed:
-        hosts.join(*given)
+        join_processes(*given)
     elif any(value is not None for value in given):
         raise ValueError("--coordinator, --num-processes and --process-id go with --distributed")
 
@@ -258,14 +258,14 @@ def _run_job(
     work: Callable[..., Iterator[Entry]],
 ) -> int:
     """Do this process's share of a job in a folder, and tell of it; returns the exit status."""
-    if options.restart and hosts.is_first():
+    if options.restart and is_first():
         Manifest(options.output).discard()
-    hosts.wait_for_all("restart")
+    wait_for_all("restart")
     manifest = Manifest(options.output, jax.process_index(), jax.process_count())
     manifest.open(settings)
     _use_compilation_cache()
     tally: Counter[str] = Counter()
-    quiet = options.quiet or not sys.stderr.isatty() or not hosts.is_first()
+    quiet = options.quiet or not sys.stderr.isatty() or not is_first()
     with (
         nullcontext() if quiet else JobBar(count) as show,
         interruptible() as interrupted,
@@ -286,10 +286,10 @@ def _run_job(
     if terminated.is_set() or interrupted.is_set():
         print(f"{options.output}: {_count(tally['done'])}, interrupted; the same command goes on")
         return 143 if terminated.is_set() else 130
-    hosts.wait_for_all("done")
-    if hosts.is_first():
+    wait_for_all("done")
+    if is_first():
         manifest.merge()
-    hosts.wait_for_all("merged")
+    wait_for_all("merged")
     skipped = count - tally.total()
     parts = [f"{_count(tally['done'])} made"]
     parts += [f"{skipped} there already"] * bool(skipped)
@@ -378,8 +378,9 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; bad input is one line on stderr and exit status 2."""
     logging.basicConfig(format="jaxnst: %(message)s")
-    options = make_parser().parse_args(arguments)
-    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = make_parser(preset_named(given)).parse_args(given)
+    options.arguments = given
     try:
         status: int = COMMANDS[options.command](options)
     except (ValueError, TypeError, OSError) as error:

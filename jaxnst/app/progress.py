@@ -16,9 +16,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as ProgressBar
 
-from jaxnst.optimize import Progress
-from jaxnst.sweep import SweepProgress
-from jaxnst.transfer_config import Scale
+from jaxnst.lanes import SweepProgress
+from jaxnst.minimize import Progress
+from jaxnst.scales import Scale
 
 
 class _Bar:

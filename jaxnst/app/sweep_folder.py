@@ -12,16 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnst.app.manifest import Entry, Manifest, describe_run
 from jaxnst.app.page import write_page
 from jaxnst.app.sheet import contact_sheet
-from jaxnst.hosts import share
+from jaxnst.devices import share
 from jaxnst.images import load_image, save_image
-from jaxnst.manifest import Entry, Manifest, describe_run
-from jaxnst.objective import LossWeights
+from jaxnst.lanes import SweepProgress, run_lanes
+from jaxnst.loss_weights import LossWeights
 from jaxnst.optimize import Status
-from jaxnst.sweep import SweepProgress, sweep_groups
+from jaxnst.recipes import TransferConfig
+from jaxnst.sweep import split_lanes
 from jaxnst.transfer import TransferResult
-from jaxnst.transfer_config import TransferConfig
 from jaxnst.vgg import Params
 
 SHEET, PAGE = "sheet.jpg", "index.html"
@@ -40,9 +41,9 @@ class SweepFolder:
 
     Attributes:
         content, styles, params, weights, config: as for `style_transfer`.
-        lanes: of each, by "content_weight", "style_weight", "tv_weight" and "seed", what stands in
-            place of the weights and the config's seed.
-        settings: what a manifest is to tell of the whole, and to compare.
+        lanes: of each, by the names of terms with "_weight" and by "seed", what stands in place of
+            the weights' scales and the config's seed.
+        settings: what a manifest records of the whole, and compares.
         alpha: the content's opacity, if it has any.
         lane_batch: how many lanes run at once, as for `sweep`.
     """
@@ -99,15 +100,16 @@ def run_sweep_folder(
         return
     chosen = [job.lanes[lane] for lane in lanes]
     began = time.perf_counter()
-    groups = sweep_groups(
+    pick, axes, count = split_lanes(
         job.content,
         list(job.styles),
         params=job.params,
         weights=_weights(job.weights, chosen),
         config=job.config,
         key=jnp.stack([jax.random.key(int(s.get("seed", job.config.seed))) for s in chosen]),
-        lane_batch=job.lane_batch,
-        callback=callback,
+    )
+    groups = run_lanes(
+        pick, count, job.config, axes=axes, lane_batch=job.lane_batch, callback=callback
     )
     for group, results in groups:
         seconds = (time.perf_counter() - began) / len(group)
@@ -123,11 +125,12 @@ def run_sweep_folder(
 
 def _weights(weights: LossWeights, settings: Sequence[Settings]) -> LossWeights:
     """The weights with a lane for each of the settings."""
-    lanes: dict[str, Any] = {
-        name: np.array([s.get(f"{name}_weight", getattr(weights, name)) for s in settings])
-        for name in ("content", "style", "tv")
-    }
-    return weights._replace(**lanes)
+    return weights.replace(
+        **{
+            name: np.array([s.get(f"{name}_weight", scale) for s in settings])
+            for name, scale in weights.scales.items()
+        }
+    )
 
 
 def save_result(

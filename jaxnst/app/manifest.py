@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnst.files import replacing
@@ -40,7 +41,8 @@ def describe_run(path: Path, history: Mapping[str, Any], status: str, seconds: f
     """
     losses = np.where(history["size"] == history["size"][-1], history["loss"], np.inf)
     best = int(np.nanargmin(losses))
-    terms = {name: float(history[name][best]) for name in ("loss", "content", "style", "tv")}
+    names = [name for name in history if name not in ("evaluation", "seconds", "size")]
+    terms = {name: float(history[name][best]) for name in names}
     return {
         "status": "done",
         "run": status,
@@ -167,3 +169,15 @@ def _read(path: Path) -> list[Entry]:
         except (ValueError, TypeError, KeyError):
             continue
     return list(entries.values())
+
+
+_TIMEOUT = 7 * 24 * 3600 * 1000  #: milliseconds that processes wait for each other
+
+
+def wait_for_all(what: str) -> None:
+    """Wait until all processes have come to this point, for which they use the same name."""
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost  # takes seconds
+
+        # Not `sync_global_devices`, a collective, which is given up after some minutes on CPUs.
+        multihost.get_barrier_sync_fn()(key=what, timeout_ms=_TIMEOUT)

@@ -13,15 +13,13 @@ import jax
 import numpy as np
 
 import jaxnst
-from jaxnst import checkpoint
+from jaxnst.app import checkpoint
+from jaxnst.app.options import Choice
 from jaxnst.files import move_into_place
 from jaxnst.images import load_image, save_image
-from jaxnst.objective import LossWeights
-from jaxnst.optimize import Progress
-from jaxnst.presets import settings_of
+from jaxnst.minimize import Progress
 from jaxnst.pyramid import resize
-from jaxnst.transfer import TransferState
-from jaxnst.transfer_config import TransferConfig
+from jaxnst.scales import TransferState
 
 _log = logging.getLogger(__name__)
 
@@ -30,11 +28,32 @@ NUM_FRAMES = 60
 FRAME_SIZE = 512
 
 
+def settings_of(choice: Choice) -> dict[str, str]:
+    """Return all numbers and choices of a recipe as texts, by the names of their options."""
+    config, weights, geometry = choice
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    objective = settings.pop("objective")
+    settings |= {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
+    settings |= settings.pop("terms")
+    settings |= dataclasses.asdict(geometry)
+    settings |= {f"{name}_weight": scale for name, scale in weights.scales.items()}
+    settings["layer_weights"] = weights.layers
+    return {name: _text(value) for name, value in settings.items()}
+
+
+def _text(value: Any) -> str:
+    """Write a setting so that it is the same in every process, functions by their names."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return f"{type(value).__name__}({', '.join(f'{k}={_text(v)}' for k, v in fields.items())})"
+    return str(getattr(value, "__qualname__", None) or repr(value))
+
+
 def fingerprint_of(
-    content: Any, styles: list[Any], params: Any, weights: LossWeights, config: TransferConfig
+    content: Any, styles: list[Any], params: Any, choice: Choice
 ) -> checkpoint.Fingerprint:
-    """All that decides about a run's bits, each part by the name that a user gave it by."""
-    return settings_of(config, weights) | {
+    """Return all that decides about a run's bits, each part by the name of its option."""
+    return settings_of(choice) | {
         "version of jaxnst": jaxnst.__version__,
         "version of jax": jax.__version__,
         "content": checkpoint.digest(content),
@@ -45,7 +64,7 @@ def fingerprint_of(
 
 @dataclasses.dataclass
 class Recorder:
-    """A callback of `style_transfer` that saves states, the best picture, and frames.
+    """Saves states, the best picture, and frames, as it is given the records of a run.
 
     Attributes:
         output: the picture's path; states and frames of an animation lie beside, in `folder`.
@@ -55,8 +74,7 @@ class Recorder:
         interval: seconds between two states; 0 for none but the last.
         save_every: evaluations between two pictures that are kept; None for none.
         frame_every: evaluations between two frames of an animation; None for none.
-        show: another callback.
-        latest: the last record whose loss was finite.
+            latest: the last record whose loss was finite.
         newest: the evaluation of the newest state that is saved.
         saved: when one was last tried to be saved.
     """
@@ -68,7 +86,6 @@ class Recorder:
     interval: float = 60.0
     save_every: int | None = None
     frame_every: int | None = None
-    show: Callable[[Progress], object] | None = None
     latest: Progress | None = None
     newest: int | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
@@ -78,12 +95,11 @@ class Recorder:
         """Where the unfinished run lies."""
         return run_folder(self.output)
 
-    def __call__(self, progress: Progress) -> object:
-        """Save what is due; nothing is before a loss was finite."""
+    def __call__(self, progress: Progress) -> None:
+        """Save what is due, once a loss was finite."""
         if np.isfinite(progress.history["loss"]).any():
             self.latest = progress
             self.save_what_is_due(progress)
-        return self.show(progress) if self.show is not None else None
 
     def save_what_is_due(self, progress: Progress) -> None:
         """Save the picture, the frame and the state whose time has come."""

@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnst.app.manifest import Entry, Manifest, file_digest
+from jaxnst.app.options import Choice
+from jaxnst.app.sweep_folder import save_result
 from jaxnst.decode import is_picture_name, picture_size
-from jaxnst.images import load_alpha, load_image
-from jaxnst.lanes import make_mesh, put
-from jaxnst.manifest import Entry, Manifest, file_digest
-from jaxnst.objective import LossWeights
+from jaxnst.devices import make_mesh, put
+from jaxnst.images import read_picture
+from jaxnst.lanes import SweepProgress
 from jaxnst.optimize import Status
-from jaxnst.sweep import SweepProgress, sweep
-from jaxnst.sweep_folder import save_result
+from jaxnst.sweep import sweep
 from jaxnst.transfer import TransferResult
-from jaxnst.transfer_config import TransferConfig
 from jaxnst.vgg import Params, min_size
 
 
@@ -96,7 +96,8 @@ class Batch:
 
     Attributes:
         styles: images, blended.
-        params, weights, config: as for `style_transfer`.
+        params: as for `style_transfer`.
+        choice: the recipe, and how pictures are loaded.
         settings: what of all that a manifest is to tell and to compare, by name.
         lanes: how many pictures of one shape run at once.
         multiple: of pixels that a picture's other side is rounded to, see `load_image`.
@@ -104,8 +105,7 @@ class Batch:
 
     styles: Sequence[jax.Array]
     params: Params
-    weights: LossWeights
-    config: TransferConfig
+    choice: Choice
     settings: dict[str, str]
     lanes: int = 1
     multiple: int = 16
@@ -142,7 +142,7 @@ def run_batch(
         OSError: a result cannot be written, say on a full disk.
     """
     devices = jax.local_devices()[: batch.lanes]
-    batch = replace(batch, params=put(batch.params, make_mesh(devices), None))
+    batch = replace(batch, params=put(batch.params, None, make_mesh(devices)))
     written: deque[Future[Entry]] = deque()
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer:
         loads = _ahead(readers, partial(_load, batch, manifest), _by_shape(contents), batch.lanes)
@@ -201,27 +201,22 @@ def _ahead(
 
 def _load(batch: Batch, manifest: Manifest, content: Content) -> _Loaded | Entry | None:
     """The picture, or a line that tells why not, or None if there is nothing left to do."""
-    config = batch.config
-    geometry: dict[str, Any] = {
-        "size": config.size,
-        "fit": config.fit,
-        "crop": config.crop,
-        "multiple": 1 if config.crop else batch.multiple,
-    }
+    geometry = batch.choice.geometry
+    multiple = 1 if geometry.crop else batch.multiple
     made_of: dict[str, Any] = {"content": str(content.path), "settings": batch.settings}
     try:
         made_of["content_sha256"] = file_digest(content.path)
         if manifest.is_done(content.output, made_of):
             return None
-        image = np.asarray(load_image(content.path, **geometry))
-        least = min_size(config.objective.content_layers + config.objective.style_layers)
+        image, alpha = read_picture(content.path, **asdict(geometry), multiple=multiple)
+        least = min_size(batch.choice.config.objective.layers)
         if min(image.shape[:2]) < least:
             height, width = image.shape[:2]
             raise ValueError(
                 f"{str(content.path)!r} is {width}x{height} pixels at this size, and the network "
                 f"needs {least}x{least}: give a larger --size"
             )
-        return _Loaded(content, made_of, image, load_alpha(content.path, **geometry))
+        return _Loaded(content, made_of, image, alpha)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         return {"output": content.output, "status": "failed", "error": reason} | made_of
@@ -259,8 +254,8 @@ def _transfer(
         np.stack([loaded.image for loaded in filled]),
         list(batch.styles),
         params=batch.params,
-        weights=batch.weights,
-        config=batch.config,
+        weights=batch.choice.weights,
+        config=batch.choice.config,
         lane_batch=batch.lanes,
         callback=callback,
     )

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jaxnst
+from jaxnst.app.options import add_recipe_options, any_int, number, positive_int, term_flags
 from jaxnst.known_files import KNOWN_FILES
 from jaxnst.layouts import INPUT_RULES
-from jaxnst.options import add_recipe_options, any_int, number, positive_int
 
-DEMO = Path(__file__).parent / "demo"
+DEMO = Path(jaxnst.__file__).parent / "demo"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,8 +22,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser; what it makes has the command's name as `command`."""
+def make_parser(preset: str = "default") -> argparse.ArgumentParser:
+    """Return the parser, with options for the terms of a preset.
+
+    What it parses has the command's name as `command`.
+    """
+    recipe = jaxnst.preset(preset)
     parser = _Parser(prog="jaxnst", description=jaxnst.__doc__)
     parser.add_argument("--version", action="version", version=f"jaxnst {jaxnst.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
@@ -49,9 +53,10 @@ def make_parser() -> argparse.ArgumentParser:
     sweep.add_argument("style", type=Path, nargs="+", metavar="STYLE", help="several are blended")
     _add_folder(sweep)
     axes = sweep.add_argument_group("what varies; of several, all combinations are made")
-    for name in ("content", "style", "tv"):
+    for name, flag in term_flags(recipe, "weights").items():
         axes.add_argument(
-            f"--{name}-weights",
+            flag,
+            dest=f"{name}_weights",
             type=number,
             nargs="+",
             metavar="X",
@@ -100,7 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
             _add_run_options(command)
         else:
             _add_process_options(command)
-        add_recipe_options(command)
+        add_recipe_options(command, recipe)
 
     weights = commands.add_parser("weights", help="list, inspect, convert and fetch VGG19 files")
     actions = weights.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)

@@ -1,0 +1,171 @@
+"""Command-line options made of the recipe's dataclasses, and the recipe that they make."""
+
+import argparse
+import dataclasses
+import math
+import typing
+from typing import Any, Literal, NamedTuple
+
+from jaxnst.images import Geometry
+from jaxnst.loss_weights import LossWeights
+from jaxnst.objective import Objective
+from jaxnst.optimizers import OPTIMIZERS
+from jaxnst.recipes import GEOMETRY, PRESETS, Recipe, TransferConfig, preset
+
+FLOAT32_MAX = 3.4028234e38
+
+
+class Choice(NamedTuple):
+    """What a command line asks for."""
+
+    config: TransferConfig
+    weights: LossWeights
+    geometry: Geometry
+
+
+def positive_int(text: str) -> int:
+    """Parse a positive integer."""
+    number = int(text) if text.strip().isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
+    return number
+
+
+def any_int(text: str) -> int:
+    """Parse an integer."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
+
+
+def number(text: str) -> float:
+    """Parse a finite number, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= FLOAT32_MAX:  # never true of nan
+        raise argparse.ArgumentTypeError(f"must be a finite number, 0 or more, not {text!r}")
+    return number
+
+
+def preset_named(arguments: list[str]) -> str:
+    """Return the preset that the arguments name: its terms decide which options there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", default="default")
+    try:
+        name: str = parser.parse_known_args(arguments)[0].preset
+    except argparse.ArgumentError:  # the whole parser will refuse it
+        return "default"
+    return name if name in PRESETS else "default"
+
+
+def term_flags(recipe: Recipe, suffix: str) -> dict[str, str]:
+    """Return an option's name for each term, such as "--style-weight"."""
+    return {name: f"--{name.replace('_', '-')}-{suffix}" for name in recipe.config.objective.terms}
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
+    """Add `--preset` and an option for each number that may stand in place of the preset's."""
+    parser.add_argument(
+        "--preset", default="default", help=f"the recipe: {', '.join(PRESETS)} (%(default)s)"
+    )
+    group = parser.add_argument_group("in place of what the preset says")
+    for name, flag in term_flags(recipe, "weight").items():
+        group.add_argument(
+            flag, dest=f"{name}_weight", type=number, metavar="X", help="coefficient in the loss"
+        )
+    for name, flag in term_flags(recipe, "layers").items():
+        if recipe.config.objective.terms[name].layers != ("image",):
+            group.add_argument(
+                flag, dest=f"{name}_layers", nargs="+", metavar="LAYER", help="where it is compared"
+            )
+    classes = (TransferConfig, Objective, *OPTIMIZERS.values(), Geometry)
+    for entry in {f.name: f for cls in classes for f in _described(cls)}.values():
+        group.add_argument(
+            "--" + entry.name.replace("_", "-"),
+            dest=entry.name,
+            default=None,
+            help=entry.metadata["help"],
+            **_kind(entry),
+        )
+
+
+def _described(cls: Any) -> list[Any]:
+    """Return the fields that are options: those with a help text, their types resolved."""
+    hints = typing.get_type_hints(cls)
+    fields = [f for f in dataclasses.fields(cls) if "help" in f.metadata]
+    for entry in fields:
+        entry.type = hints[entry.name]
+    return fields
+
+
+def _kind(entry: Any) -> dict[str, Any]:
+    if "choices" in entry.metadata:
+        return {"choices": entry.metadata["choices"]}
+    if entry.type is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(entry.type) is Literal:
+        return {"choices": typing.get_args(entry.type)}
+    if entry.type == int | tuple[int, ...]:
+        return {"type": positive_int, "nargs": "+", "metavar": "N"}
+    if entry.type in (int, int | None):
+        return {"type": any_int if entry.name == "seed" else positive_int, "metavar": "N"}
+    return {"type": number, "metavar": "X"}
+
+
+def choose(options: argparse.Namespace) -> Choice:
+    """Return the preset with the options that were given in its place.
+
+    A command's own defaults are in `options.recipe_defaults`, by the names of the fields.
+
+    Raises:
+        ValueError: an option is out of range, or goes with another optimiser.
+    """
+    config, weights = preset(options.preset)
+    given = getattr(options, "recipe_defaults", {}) | {
+        k: v for k, v in vars(options).items() if v is not None
+    }
+    if "num_steps" in given and not isinstance(given["num_steps"], int):
+        steps = tuple(given["num_steps"])
+        given["num_steps"] = steps[0] if len(steps) == 1 else steps
+
+    def replace(old: Any) -> Any:
+        names = {f.name for f in dataclasses.fields(old) if "help" in f.metadata}
+        return dataclasses.replace(old, **{k: v for k, v in given.items() if k in names})
+
+    optimizer = _optimizer(config.optimizer, given)
+    given.pop("optimizer", None)
+    objective: Objective = replace(config.objective)
+    terms = dict(objective.terms)
+    for name, term in objective.terms.items():
+        if layers := given.get(f"{name}_layers"):
+            terms[name] = dataclasses.replace(typing.cast(Any, term), layers=tuple(layers))
+            weights = _weights_of_layers(weights, name, layers)
+        if f"{name}_weight" in given:
+            weights = weights.replace(**{name: given[f"{name}_weight"]})
+    objective = dataclasses.replace(objective, terms=terms)
+    config = dataclasses.replace(replace(config), objective=objective, optimizer=optimizer)
+    return Choice(config, weights, replace(GEOMETRY.get(options.preset, Geometry())))
+
+
+def _optimizer(old: Any, given: dict[str, Any]) -> Any:
+    """Return the optimiser's settings, its own numbers replaced by those given."""
+    chosen = OPTIMIZERS[given["optimizer"]] if "optimizer" in given else type(old)
+    names = {f.name for f in dataclasses.fields(chosen) if "help" in f.metadata}
+    for name, cls in OPTIMIZERS.items():
+        for entry in dataclasses.fields(cls):
+            if entry.name in given and "help" in entry.metadata and entry.name not in names:
+                flag = entry.name.replace("_", "-")
+                raise ValueError(f"--{flag} goes with --optimizer {name}: add it, or leave it out")
+    numbers = {k: v for k, v in given.items() if k in names}
+    return dataclasses.replace(old if chosen is type(old) else chosen(), **numbers)
+
+
+def _weights_of_layers(weights: LossWeights, name: str, layers: list[str]) -> LossWeights:
+    # A layer that the preset does not know counts like the mean of those that it does.
+    known = weights.layers[name]
+    usual = sum(known.values()) / len(known)
+    chosen = {layer: known.get(layer, usual) for layer in layers}
+    return weights._replace(layers={**weights.layers, name: chosen})
