@@ -19,7 +19,16 @@ from jaxnst.optimize import Status
 from jaxnst.optimizers import Lbfgs
 from jaxnst.pyramid import resize
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Problem, advance, begin, finish, once, run_scales, schedule
+from jaxnst.scales import (
+    Lift,
+    Problem,
+    advance,
+    begin,
+    finish,
+    once,
+    run_scales,
+    schedule,
+)
 from jaxnst.transfer import TransferResult
 
 Pick = Callable[[int], Problem]  #: from the number of a lane to its problem
@@ -66,17 +75,11 @@ class SweepProgress(NamedTuple):
     progress: Progress  #: its arrays have the lanes that run now as their first axis
 
 
-def lane_axes(*, content: bool, style: bool) -> Problem:
-    """Return which fields of a problem have an axis of lanes."""
-    return Problem(
-        content=0 if content else None,
-        style=0 if style else None,
-        regions=None,
-        start=0,
-        params=None,
-        weights=0,
-        optimizer=0,
-    )
+def lane_axes(*, content: bool, style: bool) -> Any:
+    """Return a `Problem` of axes: 0 for fields that have an axis of lanes, None for shared ones."""
+    axes: dict[str, Any] = dict.fromkeys(("start", "weights", "optimizer"), 0)
+    axes |= {"content": 0 if content else None, "style": 0 if style else None}
+    return Problem._make(axes.get(name) for name in Problem._fields)
 
 
 def run_lanes(
@@ -84,7 +87,7 @@ def run_lanes(
     count: int,
     config: TransferConfig,
     *,
-    axes: Problem,
+    axes: Any,
     lane_batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     callback: Callable[[SweepProgress], object] | None = None,
@@ -114,21 +117,21 @@ def run_lanes(
     size = group_size(count, lane_batch, mesh.size)
     shape = problem.content.image.shape[:2]
     params = put(problem.params, None, mesh)
+    lift: Lift = once
     stopped = False
     for start in range(0, count, size):
         lanes = range(start, min(start + size, count))
         # The last lane stands in for those that the last group lacks.
         problems = [pick(min(lane, count - 1)) for lane in range(start, start + size)]
         if stopped:
-            first = [resize(np.asarray(p.start), *shape) for p in problems[: len(lanes)]]
+            first = [resize(jnp.asarray(p.start), *shape) for p in problems[: len(lanes)]]
             yield lanes, SweepResult(np.stack(first), np.full(len(lanes), Status.INTERRUPTED), {})
             continue
         if size == 1:  # without an axis of lanes: the very programs of a single transfer
             problem, lift, group_axes = jax.device_put(problems[0], devices[0]), once, None
         else:
             problem, lift, group_axes = _stacked(problems, axes), lanes_on(mesh), axes
-            problem = put(problem._replace(params=None), axes._replace(params=None), mesh)
-            problem = problem._replace(params=params)
+            problem = put(problem._replace(params={}), axes, mesh)._replace(params=params)
         last = None
         try:
             for last in run_scales(problem, config, lift=lift, axes=group_axes):
@@ -147,7 +150,7 @@ def run_lanes(
         yield lanes, SweepResult(image, status, history)
 
 
-def _stacked(problems: Sequence[Problem], axes: Problem) -> Problem:
+def _stacked(problems: Sequence[Problem], axes: Any) -> Problem:
     """Return the problem of a group of lanes, on the host."""
 
     def stack(axis: int | None, *parts: Any) -> Any:
@@ -183,7 +186,7 @@ def _rows(progress: Progress, size: int, count: int) -> Progress:
 
 def _lanes_that_fit(
     problem: Problem,
-    axes: Problem,
+    axes: Any,
     count: int,
     config: TransferConfig,
     devices: Sequence[jax.Device],

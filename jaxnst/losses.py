@@ -183,8 +183,11 @@ def _count(values: jax.Array, where: Where) -> Any:
 
 
 def _squared_differences(x: Any, y: Any) -> Any:
-    if (found := jax.tree.structure(x)) != (wanted := jax.tree.structure(y)):
-        raise ValueError(f"the two must have the same structure, not {found} and {wanted}")
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (x, y)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"the two must have the same structure, not {structures[0]} and {structures[1]}"
+        )
     shapes = [tuple(jnp.shape(a) for a in jax.tree.leaves(tree)) for tree in (x, y)]
     if shapes[0] != shapes[1]:
         here = [shape[0] if len(shape) == 1 else shape for shape in shapes]

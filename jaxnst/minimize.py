@@ -217,8 +217,8 @@ def minimize(
             raise
         interrupted = True
     assert last is not None  # at least one evaluation is made
-    status = Status.INTERRUPTED if interrupted and not last.done else last.status
-    return Result(last.x, status, last.history)
+    stopped = interrupted and not last.done
+    return Result(last.x, Status.INTERRUPTED if stopped else last.status, last.history)
 
 
 def check_num_steps(name: str, value: Any) -> None:

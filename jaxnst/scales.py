@@ -86,10 +86,10 @@ def begin(
     """
     # Styles shrink with the content and are never enlarged.
     ratio = max(shape) / max(problem.content.image.shape[:2])
-    styles = [
+    styles = tuple(
         style._replace(image=shrink(style.image, ratio), regions=_shrunk(style.regions, ratio))
         for style in problem.style
-    ]
+    )
     content = problem.content._replace(
         image=_resized(problem.content.image, shape),
         regions=_regions(problem.content.regions, shape),
@@ -201,6 +201,7 @@ def once(
     return jax.jit(partial(function, **static), donate_argnums=donate)
 
 
+Chunk = tuple[State, list[Info], Any]  #: what `run` yields
 Lift = Callable[..., Callable[..., Any]]  #: `once`, or the same for lanes on a mesh
 
 
@@ -238,22 +239,23 @@ def run_scales(
         if resume is not None:
             state, resume = _restored(resume.leaves, state), None
         limit = np.broadcast_to(begun + np.int32(num_steps), state.evaluation.shape)
-        forward = lift(advance, (axes, 0, 0, 0), donate=(2,), config=config)
-        back = lift(recover, (axes, 0), donate=(1,))
+        evaluate = lift(advance, (axes, 0, 0, 0), donate=(2,), config=config)
+        put_back = lift(recover, (axes, 0), donate=(1,))
         answer = lift(outcome, (0,))
         chunks = run(
-            lambda state, forward=forward, targets=targets, limit=limit: forward(
-                problem, targets, state, limit
-            ),
-            lambda state, back=back: back(problem, state),
+            partial(_with_limit, evaluate, problem, targets, limit),
+            partial(put_back, problem),
             _copied(state),
             limit,
             every=every,
         )
-        for state, infos, status in chunks:
+        for state, infos, status in _one_or_more(chunks, state):
             seconds = time.perf_counter() - clock
-            rows = history_of(infos, seconds=seconds, size=max(shape))
-            history = join([history, rows] if history else [rows])
+            if infos:
+                rows = history_of(infos, seconds=seconds, size=max(shape))
+                history = join([history, rows] if history else [rows])
+            elif index < len(scales) - 1 and not (status == Status.NON_FINITE).all():
+                continue  # resumed at the end of a scale
             evaluation = history["evaluation"].max(axis=-1)
             at_end = (index == len(scales) - 1) & ((status != Status.OK) | (evaluation >= limit))
             loss, terms = last_of(history)
@@ -272,6 +274,22 @@ def run_scales(
         begun, status = jax.device_get((state.evaluation, state.status))
         if (status == Status.NON_FINITE).all():
             break
+
+
+def _one_or_more(chunks: Iterator[Chunk], state: State) -> Iterator[Chunk]:
+    """Yield the chunks, or if there is nothing left to do, the state as it is."""
+    chunk = None
+    for chunk in chunks:
+        yield chunk
+    if chunk is None:
+        yield state, [], np.asarray(state.status)
+
+
+def _with_limit(
+    evaluate: Callable[..., Any], problem: Problem, targets: Targets, limit: Any, state: State
+) -> tuple[State, Info]:
+    result: tuple[State, Info] = evaluate(problem, targets, state, limit)
+    return result
 
 
 def finish(

@@ -132,7 +132,7 @@ def _widened(rows: np.ndarray[Any, Any] | None, lanes: int, width: int) -> np.nd
 
 def split_lanes(
     content: Any, style: Any, *, weights: Any, config: TransferConfig, **options: Any
-) -> tuple[Pick, Problem, int]:
+) -> tuple[Pick, Any, int]:
     """Return a function from the number of a lane to its problem, their axes, and their number.
 
     Arguments and exceptions are those of `sweep`.

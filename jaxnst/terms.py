@@ -8,7 +8,7 @@ nowhere.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, Protocol
 
@@ -87,15 +87,13 @@ class Content:
         _check_target(self, target)
         measured = {}
         for layer in self.layers:
-            here, (wanted, _) = features[layer], target[layer]
+            here, (wanted, where) = features[layer], target[layer]
             if wanted.shape[1:] != here.shape:
                 raise ValueError(
                     f"at {layer} the image has features of the shape {here.shape}, but its target "
                     f"{wanted.shape[1:]}; give a source {self.source!r} of the image's own size"
                 )
-            measured[layer] = _mean_by_region(
-                lambda wanted_where, here=here: self.distance(here, *wanted_where), target[layer]
-            )
+            measured[layer] = _mean_by_region(partial(self.distance, here), wanted, where)
         return measured
 
     def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
@@ -149,13 +147,13 @@ class Style:
         """Return the distance at each layer, a mean over the regions (Gatys et al. 2017)."""
         scores = {}
         for layer in self.layers:
-            pair = measured[layer], target[layer]
-            if jax.tree.structure(pair[0]) != jax.tree.structure(pair[1]):
+            found, wanted = measured[layer], target[layer]
+            if _structure(found) != _structure(wanted):
                 raise ValueError(
                     f"at {layer} the target is of another statistic: compute the targets with this "
                     "objective"
                 )
-            scores[layer] = _mean_by_region(lambda pair: self.distance(*pair), pair)
+            scores[layer] = _mean_by_region(self.distance, found, wanted)
         return scores
 
 
@@ -193,12 +191,16 @@ class Penalty:
         return scores
 
 
-def _mean_by_region(function: Callable[[Any], jax.Array], tree: Any) -> jax.Array:
+def _structure(tree: Any) -> Any:
+    return jax.tree.structure(tree)
+
+
+def _mean_by_region(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:
     """Return the mean of a function over the leading axes, which are 1 or the same.
 
     A loop and not `vmap`: without regions the program is that of one whole picture, to the bit.
     """
-    lengths = {len(leaf) for leaf in jax.tree.leaves(tree)} - {1} or {1}
+    lengths = {len(leaf) for leaf in jax.tree.leaves(trees)} - {1} or {1}
     if len(lengths) > 1:
         raise ValueError(
             f"the image and the target must have the same number of regions, not "
@@ -207,9 +209,9 @@ def _mean_by_region(function: Callable[[Any], jax.Array], tree: Any) -> jax.Arra
     (count,) = lengths
 
     def region(index: int) -> Any:
-        return jax.tree.map(lambda leaf: leaf[index if len(leaf) > 1 else 0], tree)
+        return jax.tree.map(lambda leaf: leaf[index if len(leaf) > 1 else 0], trees)
 
-    return reduce(add, (function(region(index)) for index in range(count))) / count
+    return reduce(add, (function(*region(index)) for index in range(count))) / count
 
 
 def _check_target(term: Any, target: Any) -> None:

@@ -103,7 +103,7 @@ class Batch:
         multiple: of pixels that a picture's other side is rounded to, see `load_image`.
     """
 
-    styles: Sequence[jax.Array]
+    styles: Sequence[Any]
     params: Params
     choice: Choice
     settings: dict[str, str]

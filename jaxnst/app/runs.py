@@ -31,21 +31,25 @@ FRAME_SIZE = 512
 def settings_of(choice: Choice) -> dict[str, str]:
     """Return all numbers and choices of a recipe as texts, by the names of their options."""
     config, weights, geometry = choice
-    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    objective = settings.pop("objective")
-    settings |= {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
-    settings |= settings.pop("terms")
-    settings |= dataclasses.asdict(geometry)
+    settings = _fields(config) | _fields(config.objective) | _fields(geometry)
+    for name in ("objective", "terms"):
+        del settings[name]
+    for name, term in config.objective.terms.items():
+        # A term's name alone may be that of a picture.
+        settings |= {f"{name}_{key}": value for key, value in _fields(term).items()}
+        settings[f"{name}_term"] = type(term)
+    settings |= _fields(config.optimizer) | {"optimizer": type(config.optimizer)}
     settings |= {f"{name}_weight": scale for name, scale in weights.scales.items()}
     settings["layer_weights"] = weights.layers
     return {name: _text(value) for name, value in settings.items()}
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+
+
 def _text(value: Any) -> str:
     """Write a setting so that it is the same in every process, functions by their names."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return f"{type(value).__name__}({', '.join(f'{k}={_text(v)}' for k, v in fields.items())})"
     return str(getattr(value, "__qualname__", None) or repr(value))
 
 
@@ -74,7 +78,7 @@ class Recorder:
         interval: seconds between two states; 0 for none but the last.
         save_every: evaluations between two pictures that are kept; None for none.
         frame_every: evaluations between two frames of an animation; None for none.
-            latest: the last record whose loss was finite.
+        latest: the last record whose loss was finite.
         newest: the evaluation of the newest state that is saved.
         saved: when one was last tried to be saved.
     """

@@ -48,8 +48,8 @@ class SweepFolder:
         lane_batch: how many lanes run at once, as for `sweep`.
     """
 
-    content: jax.Array
-    styles: Sequence[jax.Array]
+    content: Any
+    styles: Sequence[Any]
     params: Params
     weights: LossWeights
     config: TransferConfig
