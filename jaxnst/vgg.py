@@ -1,35 +1,39 @@
-"""VGG19 (Simonyan & Zisserman 2014, arXiv:1409.1556) and the features that it sees in a picture."""
+"""VGG19 (Simonyan & Zisserman 2014, arXiv:1409.1556): layer table, network and features."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from jaxnst.convolution import conv3x3
 
 Params = dict[str, Any]
 Pooling = Literal["max", "average"]
 
-#: Convolutions of each block and their number of filters (table 1 of the paper, column E).
+#: An image in sRGB, nominally in [0, 1].
+Image = Float[jax.Array | np.ndarray[Any, Any], "h w 3"]
+
+#: Number of convolutions and of filters in each block (table 1 of the paper, column E).
 BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 
-
-def _layer_table() -> dict[str, tuple[int, ...]]:
-    convs: dict[str, tuple[int, ...]] = {}
-    channels = 3
-    for block, (count, filters) in enumerate(BLOCKS, start=1):
-        for index in range(1, count + 1):
-            convs[f"conv{block}_{index}"] = (3, 3, channels, filters)
-            channels = filters
-    return convs
-
+_CONVS = [
+    (f"{block}_{index}", filters)
+    for block, (count, filters) in enumerate(BLOCKS, start=1)
+    for index in range(1, count + 1)
+]
 
 #: Name of each convolution and the shape of its kernel (HWIO), in order.
-CONV_SHAPES = _layer_table()
+CONV_SHAPES = {
+    f"conv{number}": (3, 3, channels, filters)
+    for (number, filters), channels in zip(
+        _CONVS, [3, *(filters for _, filters in _CONVS[:-1])], strict=True
+    )
+}
 
 #: Every layer in order: convB_I before the ReLU, reluB_I after it, poolB at the end of a block.
 LAYERS = tuple(
@@ -43,36 +47,57 @@ LAYERS = tuple(
 
 
 def check_layers(layers: Sequence[str]) -> None:
-    """Raise ValueError if a name in `layers` is no layer of VGG19."""
+    """Raise TypeError if `layers` is a string, ValueError if a name in it is not in `LAYERS`.
+
+    Example:
+        >>> check_layers(("relu6_1",))
+        Traceback (most recent call last):
+        ValueError: layers must be called like conv4_2, relu4_2 or pool4, not 'relu6_1'; see LAYERS
+    """
     if isinstance(layers, str):
-        raise TypeError(f'layers must be a tuple of names; write ("{layers}",)')
+        raise TypeError(f'layers must be a tuple of names, not a string; write ("{layers}",)')
     for layer in layers:
         if layer not in LAYERS:
             raise ValueError(
-                f"VGG19 has no layer {layer!r}; layers are called like conv4_2, relu4_2 or pool4"
+                f"layers must be called like conv4_2, relu4_2 or pool4, not {layer!r}; see LAYERS"
             )
 
 
 def num_channels(layer: str) -> int:
-    """The number of channels of `layer`, such as 512 for relu4_2."""
+    """Return the number of channels of `layer`.
+
+    Example:
+        >>> num_channels("relu4_2")
+        512
+    """
     check_layers((layer,))
-    return BLOCKS[int(layer.removeprefix("pool")[0] if layer.startswith("pool") else layer[4]) - 1][
-        1
-    ]
+    return BLOCKS[int(layer[4]) - 1][1]
 
 
 def min_size(layers: Sequence[str]) -> int:
-    """The least height and width of an image that reaches all of `layers`."""
-    depth = max((LAYERS.index(layer) for layer in layers), default=0)
-    return 2 ** sum(layer.startswith("pool") for layer in LAYERS[: depth + 1])
+    """Return the least height and width of an image that reaches all of `layers`.
+
+    Example:
+        >>> min_size(("relu1_1", "relu4_2"))
+        8
+    """
+    halvings = (int(layer[4]) - (not layer.startswith("pool")) for layer in layers)
+    return 2 ** max(halvings, default=0)
 
 
-def check_image(image: jax.Array, name: str = "image") -> None:
-    """Raise unless `image` is a floating (H, W, 3) array.
+def check_image(image: Image, name: str = "image") -> None:
+    """Raise unless `image` is a floating (H, W, 3) array that may be in [0, 1].
+
+    Values are looked at only where they are known: not while JAX traces.
 
     Raises:
         TypeError: it is not an array of floating numbers.
-        ValueError: its shape is another one.
+        ValueError: it has another shape, or its values are plainly 0..255.
+
+    Example:
+        >>> check_image(np.full((8, 8, 3), 255.0))
+        Traceback (most recent call last):
+        ValueError: image must hold values in [0, 1], not up to 255; divide 0..255 by 255
     """
     if not hasattr(image, "shape") or not hasattr(image, "dtype"):
         raise TypeError(f"{name} must be an (H, W, 3) array, not {type(image).__name__}")
@@ -85,17 +110,26 @@ def check_image(image: jax.Array, name: str = "image") -> None:
             f"{name} must have the shape (height, width, 3), not {tuple(image.shape)}; "
             "for a batch use jax.vmap"
         )
+    if isinstance(image, jax.core.Tracer) or not getattr(image, "is_fully_addressable", True):
+        return
+    largest = float(np.max(jax.device_get(image), initial=0))
+    if largest > 8:  # what is being optimised may leave [0, 1], but not that far
+        raise ValueError(
+            f"{name} must hold values in [0, 1], not up to {largest:g}; divide 0..255 by 255"
+        )
 
 
 class Normalize(nn.Module):
-    """Subtracts the mean and divides by the deviation that belong to the weights."""
+    """Subtract the mean and divide by the deviation that belong to the weights."""
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
-        """Normalise an (H, W, 3) image in [0, 1]."""
+    def __call__(self, image: Image) -> jax.Array:
+        """Normalise an (H, W, 3) image in [0, 1], in the wider of its own dtype and the params'."""
         mean = self.param("mean", nn.initializers.zeros, (3,))
         std = self.param("std", nn.initializers.ones, (3,))
-        return (image - mean) / std
+        dtype = jnp.promote_types(image.dtype, mean.dtype)
+        mean, std = (value.astype(dtype).reshape(1, 1, 3) for value in (mean, std))
+        return (jnp.asarray(image).astype(dtype) - mean) / std
 
 
 class Conv(nn.Module):
@@ -108,20 +142,31 @@ class Conv(nn.Module):
         """Map (h, w, c) features to (h, w, f) of the same dtype."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), self.shape)
         bias = self.param("bias", nn.initializers.zeros, self.shape[-1:])
-        return conv3x3(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return conv3x3(x, kernel.astype(x.dtype)) + bias.astype(x.dtype).reshape(1, 1, -1)
 
 
 # Pools take blocks of 2×2. Odd sides lose their last row or column, as in torch; Caffe rounds up.
+# Both are made of strided slices, not of a `reduce_window`: XLA for CPUs, as of jax 0.10,
+# miscompiles one after a ReLU when its result has several uses, and is slow at its gradients.
+
+
+def _corners(x: jax.Array) -> list[jax.Array]:
+    """Return the upper left, upper right, lower left and lower right of each block."""
+    height, width = (side // 2 * 2 for side in x.shape[:2])
+    return [x[i:height:2, j:width:2] for i in range(2) for j in range(2)]
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Map (h, w, c) to (h // 2, w // 2, c). The gradient goes to the first of equal values.
+    """Map (h, w, c) to (h // 2, w // 2, c), the largest of each 2×2 block.
 
-    By comparisons, since the gradient of XLA's own window takes a search for indices and a scatter.
+    The gradient goes to the first of equal values. NaN wins.
+
+    Example:
+        >>> max_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
+        3.0
     """
-    height, width = (side // 2 * 2 for side in x.shape[:2])
-    upper, lower = (_larger(x[i:height:2, 0:width:2], x[i:height:2, 1:width:2]) for i in range(2))
-    return _larger(upper, lower)
+    a, b, c, d = _corners(x)
+    return _larger(_larger(a, b), _larger(c, d))
 
 
 def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -132,12 +177,12 @@ def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
 def average_pool(x: jax.Array) -> jax.Array:
     """Map (h, w, c) to (h // 2, w // 2, c), the mean of each 2×2 block.
 
-    Not by `flax.linen.avg_pool`: XLA for CPUs, as of jax 0.10, miscompiles a ReLU or the like that
-    is followed by a `reduce_window` whose result has several uses.
+    Example:
+        >>> average_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
+        1.5
     """
-    height, width = (side // 2 * 2 for side in x.shape[:2])
-    upper, lower = (x[i:height:2, 0:width:2] + x[i:height:2, 1:width:2] for i in range(2))
-    return (upper + lower) / 4
+    a, b, c, d = _corners(x)
+    return ((a + b) + (c + d)) / 4
 
 
 class VGG19(nn.Module):
@@ -146,85 +191,105 @@ class VGG19(nn.Module):
     Attributes:
         layers: names of the features to return.
         pooling: "max" as trained, or "average" as in Gatys et al. 2016, section 2.
-        dtype: of the activations. The params stay as they are.
+        dtype: of the activations: float32, bfloat16, or under x64 float64. The params stay as
+            they are.
+
+    Example:
+        >>> network = VGG19(("relu2_1",), pooling="average")
+        >>> variables = network.init(jax.random.key(0), jnp.zeros((32, 32, 3)))
+        >>> network.apply(variables, jnp.zeros((32, 48, 3)))["relu2_1"].shape
+        (16, 24, 128)
     """
 
-    layers: tuple[str, ...]
+    layers: Sequence[str]
     pooling: Pooling = "max"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = "float32"
 
     @nn.compact
-    def __call__(self, image: Float[Array, "h w 3"]) -> dict[str, jax.Array]:
-        """Map an (H, W, 3) image in [0, 1] to a dict of (h, w, c) features by layer."""
-        pool = {"max": max_pool, "average": average_pool}[self.pooling]
+    def __call__(self, image: Image) -> dict[str, jax.Array]:
+        """Map an (H, W, 3) image in [0, 1] to a dict of (h, w, c) features by layer.
+
+        Raises:
+            TypeError: `layers` is a string, or the image does not hold floating numbers.
+            ValueError: an unknown layer, pooling or dtype; or an image of another shape, plainly
+                in 0..255, or too small for the deepest layer.
+        """
+        check_layers(self.layers)
+        check_image(image)
+        if self.pooling not in ("max", "average"):
+            raise ValueError(f'pooling must be "max" or "average", not {self.pooling!r}')
+        dtype = _check_dtype(self.dtype)
+        if not self.layers:
+            return {}
+        deepest, least = max(self.layers, key=LAYERS.index), min_size(self.layers)
+        height, width, _ = image.shape
+        if min(height, width) < least:
+            raise ValueError(
+                f"image must have at least {least}x{least} pixels for {deepest}, "
+                f"not {height}x{width}; enlarge it or choose earlier layers"
+            )
+        pool = max_pool if self.pooling == "max" else average_pool
         out: dict[str, jax.Array] = {}
-        last = max(LAYERS.index(layer) for layer in self.layers)
-        x = Normalize(name="normalize")(image).astype(self.dtype)
-        for layer in LAYERS[: last + 1]:
+        x = Normalize(name="normalize")(image).astype(dtype)
+        for layer in LAYERS[: LAYERS.index(deepest) + 1]:
             if layer.startswith("conv"):
                 x = Conv(CONV_SHAPES[layer], name=layer)(x)
-            elif layer.startswith("relu"):
-                x = nn.relu(x)
             else:
-                x = pool(x)
+                x = nn.relu(x) if layer.startswith("relu") else pool(x)
             if layer in self.layers:
                 out[layer] = x
         return out
 
 
-@partial(jax.jit, static_argnames=("layers", "pooling", "dtype"))
-def _features(
-    image: jax.Array, params: Params, *, layers: tuple[str, ...], pooling: Pooling, dtype: str
-) -> dict[str, jax.Array]:
-    module = VGG19(layers, pooling, jnp.dtype(dtype))
-    return cast(dict[str, jax.Array], module.apply({"params": params}, image))
+def _check_dtype(dtype: DTypeLike) -> Any:
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in ("float32", "bfloat16", "float64"):
+        raise ValueError(
+            f'dtype must be "float32", "bfloat16" or "float64", not "{name}"; float16 overflows '
+            "in VGG19"
+        )
+    if name == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError('dtype must not be "float64" unless JAX allows it; set JAX_ENABLE_X64=1')
+    return jnp.dtype(name)
 
 
 def extract_features(
-    image: Float[Array, "h w 3"],
+    image: Image,
     params: Params,
     *,
     layers: Sequence[str] = ("relu4_2",),
     pooling: Pooling = "max",
-    dtype: str = "float32",
+    dtype: DTypeLike = "float32",
 ) -> dict[str, jax.Array]:
-    """The features that VGG19 sees in an image.
+    """Return the features that VGG19 computes from an image.
+
+    A pure function that compiles nothing: wrap it in `jax.jit`, `jax.grad`, `jax.jvp`, `jax.vmap`.
 
     Args:
         image: (H, W, 3), sRGB in [0, 1].
         params: from `load_params`.
         layers: names such as `conv4_2` (before the ReLU), `relu4_2` (after it), `pool4`. Nothing
             deeper than the deepest is computed.
-        pooling: "max" or "average".
-        dtype: of the activations, "float32", "bfloat16", or under x64 "float64".
+        pooling: "max" as trained, or "average" as in Gatys et al. 2016, section 2.
+        dtype: of the activations: float32, bfloat16, or under x64 float64.
 
     Returns:
         A dict from each name in `layers` to its (h, w, c) features.
 
     Raises:
-        TypeError: the image does not hold floating numbers.
-        ValueError: an unknown layer, pooling or dtype, or an image of another shape or too small
-            for the deepest layer.
+        TypeError, ValueError: as `VGG19`, which says when.
+
+    Example:
+        >>> import jaxnst
+        >>> from pathlib import Path
+        >>> demo = Path(jaxnst.__file__).parent / "demo"
+        >>> image = jaxnst.load_image(demo / "content.jpg", size=64)[:40, :64]
+        >>> features = extract_features(image, jaxnst.load_params(), layers=("relu1_1", "pool2"))
+        >>> {layer: array.shape for layer, array in features.items()}
+        {'relu1_1': (40, 64, 64), 'pool2': (10, 16, 128)}
     """
-    check_layers(layers)
-    layers = tuple(layers)
-    check_image(image)
-    if not layers:
-        return {}
-    if pooling not in ("max", "average"):
-        raise ValueError(f'pooling must be "max" or "average", not {pooling!r}')
-    if dtype not in ("float32", "bfloat16", "float64"):
-        raise ValueError(
-            f'dtype must be "float32", "bfloat16" or "float64", not {dtype!r}; float16 overflows '
-            "in VGG19"
-        )
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError('dtype "float64" needs JAX to allow it: set JAX_ENABLE_X64=1')
-    least = min_size(layers)
-    if min(image.shape[:2]) < least:
-        deepest = max(layers, key=LAYERS.index)
-        raise ValueError(
-            f"an image of {image.shape[0]}x{image.shape[1]} pixels is too small for {deepest}; "
-            f"it needs at least {least}x{least}"
-        )
-    return _features(image, params, layers=layers, pooling=pooling, dtype=dtype)
+    module = VGG19(layers, pooling, dtype)
+    return cast(dict[str, jax.Array], module.apply({"params": params}, image))
