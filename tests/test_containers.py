@@ -13,7 +13,8 @@ import pytest
 import scipy.io
 from safetensors.numpy import save
 
-from jaxnst import cli, load_params
+from jaxnst import load_params
+from jaxnst.app import cli
 from jaxnst.params import bundled_weights
 from jaxnst.vgg import CONV_SHAPES
 

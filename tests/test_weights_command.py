@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch_writer
 
-from jaxnst import cli, known_files, load_params, save_params
+from jaxnst import known_files, load_params, save_params
+from jaxnst.app import cli
 from jaxnst.params import bundled_weights
 from jaxnst.vgg import CONV_SHAPES
 
-GOLDENS = Path(__file__).parent / "assets" / "keras"
+DEMO = Path(known_files.__file__).parent / "demo"
 FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
 
@@ -189,8 +190,7 @@ def test_fetch_offline_says_what_to_do(run, tmp_path, monkeypatch):
 
 
 def test_transfer_with_params_of_ones_own(run, params, tmp_path):
-    demo = Path(cli.__file__).parent / "demo"
-    inputs = [demo / "content.jpg", demo / "style.jpg", "--size", 32, "--num-steps", 2]
+    inputs = [DEMO / "content.jpg", DEMO / "style.jpg", "--size", 32, "--num-steps", 2]
 
     def picture(*options):
         out = tmp_path / "out.png"
@@ -205,8 +205,7 @@ def test_transfer_with_params_of_ones_own(run, params, tmp_path):
 
 
 def test_transfer_asks_for_the_input_rule(run, torch_file, tmp_path):
-    demo = Path(cli.__file__).parent / "demo"
-    command = ["transfer", demo / "content.jpg", demo / "style.jpg", "--size", 32]
+    command = ["transfer", DEMO / "content.jpg", DEMO / "style.jpg", "--size", 32]
     command += ["--num-steps", 1, "--params", torch_file, "-o", tmp_path / "out.png"]
     status, out, err = run(*command)
     assert (status, out) == (2, "") and len(err.splitlines()) == 1
