@@ -1,5 +1,6 @@
 """Neural style transfer as pure functions in JAX and Flax."""
 
+from jaxnst.formats import load_params, quantize_params, save_params
 from jaxnst.images import load_alpha, load_image, save_image
 from jaxnst.lbfgs import lbfgs
 from jaxnst.losses import gram_matrix, raw_gram_matrix, total_variation
@@ -12,7 +13,6 @@ from jaxnst.objective import (
     perceptual_loss,
 )
 from jaxnst.optimize import Progress, Result, Status, minimize
-from jaxnst.params import load_params, quantize_params, save_params
 from jaxnst.presets import preset
 from jaxnst.sweep import SweepProgress, SweepResult, sweep, weight_grid
 from jaxnst.transfer import TransferResult, style_transfer

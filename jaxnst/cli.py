@@ -19,19 +19,24 @@ import jax
 from jaxnst import hosts
 from jaxnst.animation import check_animation_output, save_animation
 from jaxnst.batch import Batch, find_contents, run_batch
-from jaxnst.images import check_output, load_alpha, load_image
-from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
-from jaxnst.manifest import Entry, Manifest
-from jaxnst.optimize import Status
-from jaxnst.options import recipe
-from jaxnst.params import (
+from jaxnst.formats import (
+    KNOWN_FILES,
     bundled_weights,
+    cache_dir,
+    cached,
+    fetch,
+    identify,
     inspect_weights,
     load_params,
     quantize_params,
     save_params,
+    sha256,
     show_shape,
 )
+from jaxnst.images import check_output, load_alpha, load_image
+from jaxnst.manifest import Entry, Manifest
+from jaxnst.optimize import Status
+from jaxnst.options import recipe
 from jaxnst.parser import make_parser
 from jaxnst.plot import check_plot_output, save_plot
 from jaxnst.progress import DownloadBar, JobBar, TransferBar

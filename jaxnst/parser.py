@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jaxnst
-from jaxnst.known_files import KNOWN_FILES
-from jaxnst.layouts import INPUT_RULES
+from jaxnst.formats import INPUT_RULES, KNOWN_FILES
 from jaxnst.options import add_recipe_options, any_int, number, positive_int
 
 DEMO = Path(__file__).parent / "demo"

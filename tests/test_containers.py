@@ -14,7 +14,7 @@ import scipy.io
 from safetensors.numpy import save
 
 from jaxnst import cli, load_params
-from jaxnst.params import bundled_weights
+from jaxnst.formats import bundled_weights
 from jaxnst.vgg import CONV_SHAPES
 
 GOLDEN = Path(__file__).parent / "assets" / "keras" / "tf_keras_weights.h5"

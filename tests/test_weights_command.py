@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch_writer
 
-from jaxnst import cli, known_files, load_params, save_params
-from jaxnst.params import bundled_weights
+from jaxnst import cli, load_params, save_params
+from jaxnst.formats import bundled_weights, known_files
 from jaxnst.vgg import CONV_SHAPES
 
 GOLDENS = Path(__file__).parent / "assets" / "keras"
