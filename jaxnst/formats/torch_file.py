@@ -129,7 +129,7 @@ def _read_zip(path: Path) -> dict[str, _Array]:
         value, storages = load_pickle(BytesIO(data[pickled.start : pickled.stop]))
 
         order = b"little"  # what torch assumes where the file does not say
-        if roots[0] + "byteorder" in archive.NameToInfo:
+        if roots[0] + "byteorder" in archive.namelist():
             mark = _span(archive, data, roots[0] + "byteorder")
             order = data[mark.start : mark.stop][:8]
         if order not in (b"little", b"big"):
@@ -145,7 +145,9 @@ def _read_zip(path: Path) -> dict[str, _Array]:
 
 def _span(archive: zipfile.ZipFile, data: mmap.mmap, name: str) -> range:
     """Return where a member's bytes lie in the file, which must hold them as they are."""
-    archive.open(name).close()  # raises if there is none, it is encrypted, or its header differs
+    if name not in archive.namelist():
+        refuse(f"its member {quote(name)} is missing")
+    archive.open(name).close()  # raises if it is encrypted, or its local header is damaged
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
         refuse(f"its member {quote(name)} is compressed, which torch never does")
