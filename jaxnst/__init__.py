@@ -1,5 +1,6 @@
 """Neural style transfer as pure functions in JAX and Flax."""
 
+from jaxnst.formats import load_params, quantize_params, save_params
 from jaxnst.images import Geometry, load_alpha, load_image, load_mask, save_image
 from jaxnst.lanes import SweepProgress, SweepResult
 from jaxnst.lbfgs import lbfgs, spectral_preconditioner
@@ -21,7 +22,6 @@ from jaxnst.objective import (
 )
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.optimizers import Adam, Lbfgs
-from jaxnst.params import load_params, quantize_params, save_params
 from jaxnst.pyramid import resize
 from jaxnst.recipes import PRESETS, Recipe, TransferConfig, preset
 from jaxnst.scales import TransferState

@@ -87,6 +87,8 @@ class Content:
         _check_target(self, target)
         measured = {}
         for layer in self.layers:
+            if not isinstance(target[layer], tuple):
+                raise ValueError(_other_kind(layer))
             here, (wanted, where) = features[layer], target[layer]
             if wanted.shape[1:] != here.shape:
                 raise ValueError(
@@ -148,11 +150,8 @@ class Style:
         scores = {}
         for layer in self.layers:
             found, wanted = measured[layer], target[layer]
-            if _structure(found) != _structure(wanted):
-                raise ValueError(
-                    f"at {layer} the target is of another statistic: compute the targets with this "
-                    "objective"
-                )
+            if _form(found) != _form(wanted):
+                raise ValueError(_other_kind(layer))
             scores[layer] = _mean_by_region(self.distance, found, wanted)
         return scores
 
@@ -191,8 +190,13 @@ class Penalty:
         return scores
 
 
-def _structure(tree: Any) -> Any:
-    return jax.tree.structure(tree)
+def _form(statistic: Any) -> Any:
+    leaves, structure = jax.tree.flatten(statistic)
+    return structure, [leaf.shape[1:] for leaf in leaves]
+
+
+def _other_kind(layer: str) -> str:
+    return f"at {layer} the target is of another kind: compute the targets with this objective"
 
 
 def _mean_by_region(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from jaxnst import load_params
 from jaxnst.app import cli
-from jaxnst.params import bundled_weights
+from jaxnst.formats import bundled_weights
 from jaxnst.vgg import CONV_SHAPES
 
 GOLDEN = Path(__file__).parent / "assets" / "keras" / "tf_keras_weights.h5"

@@ -15,7 +15,7 @@ import torch_writer
 from safetensors.numpy import save_file
 
 from jaxnst import extract_features, load_params
-from jaxnst.params import inspect_weights
+from jaxnst.formats import inspect_weights
 from jaxnst.vgg import CONV_SHAPES
 
 GOLDENS = sorted((Path(__file__).parent / "assets" / "keras").glob("*.h5"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxnst import load_params, quantize_params, save_params
-from jaxnst.params import bundled_weights, check_params
+from jaxnst.formats import bundled_weights, check_params
 from jaxnst.vgg import CONV_SHAPES
 
 WEIGHTS = bundled_weights()

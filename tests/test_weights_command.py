@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch_writer
 
-from jaxnst import known_files, load_params, save_params
+import jaxnst
+from jaxnst import load_params, save_params
 from jaxnst.app import cli
-from jaxnst.params import bundled_weights
+from jaxnst.formats import bundled_weights, known_files
 from jaxnst.vgg import CONV_SHAPES
 
-DEMO = Path(known_files.__file__).parent / "demo"
+DEMO = Path(jaxnst.__file__).parent / "demo"
 FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
 

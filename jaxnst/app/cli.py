@@ -27,18 +27,23 @@ from jaxnst.app.runs import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished,
 from jaxnst.app.signals import interruptible, terminable
 from jaxnst.app.sweep_folder import SweepFolder, run_sweep_folder, settings_grid, write_overview
 from jaxnst.devices import is_first, join_processes, share
-from jaxnst.images import check_output, read_picture
-from jaxnst.known_files import KNOWN_FILES, cache_dir, cached, fetch, identify, sha256
-from jaxnst.lanes import SweepProgress
-from jaxnst.optimize import Status
-from jaxnst.params import (
+from jaxnst.formats import (
+    KNOWN_FILES,
     bundled_weights,
+    cache_dir,
+    cached,
+    fetch,
+    identify,
     inspect_weights,
     load_params,
     quantize_params,
     save_params,
+    sha256,
     show_shape,
 )
+from jaxnst.images import check_output, read_picture
+from jaxnst.lanes import SweepProgress
+from jaxnst.optimize import Status
 from jaxnst.scales import Scale, finish, run_scales, schedule
 from jaxnst.transfer import TransferResult, make_problem
 

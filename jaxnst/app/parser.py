@@ -6,8 +6,7 @@ from typing import Any, NoReturn
 
 import jaxnst
 from jaxnst.app.options import add_recipe_options, any_int, number, positive_int, term_flags
-from jaxnst.known_files import KNOWN_FILES
-from jaxnst.layouts import INPUT_RULES
+from jaxnst.formats import INPUT_RULES, KNOWN_FILES
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
 

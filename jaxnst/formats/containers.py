@@ -1,12 +1,12 @@
-"""The containers that weights come in: names and arrays, whatever they mean.
+"""The containers of weights: HDF5, safetensors, torch and MATLAB files as named arrays.
 
-The only file that knows h5py, safetensors and MATLAB's format.
+No other file of the package knows h5py, safetensors or MATLAB's format.
 """
 
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxnst.files import replacing
-from jaxnst.layouts import Stored
-from jaxnst.torch_file import is_torch_file, read_tensors
+from jaxnst.formats.layouts import Stored
+from jaxnst.formats.torch_file import is_torch_file, read_tensors
 
 FORMAT = "jaxnst-vgg19"
 VERSION = 1
-# Where a kernel is stored as codes into a table of 256 values: suffixes of codes, table, kernel.
+# The suffixes of the codes and the table of 256 values that stand for a kernel, and the kernel's.
 CODEBOOKS = (("/codes", "/codebook", "/kernel"), ("_W_q", "_W_table", "_W"))
 
 
 @dataclass(frozen=True)
 class Lazy:
-    """An array in a file that is read, and decoded, when NumPy asks for it."""
+    """An array in a file, read and decoded when NumPy asks for it."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -49,11 +49,11 @@ class Container(NamedTuple):
 
 @contextmanager
 def open_container(path: Path) -> Iterator[Container]:
-    """Open a weights file of any kind, known by its content. Its arrays are read when used.
+    """Open a weights file, whose kind is recognised by its content. Arrays are read when used.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is of another kind, or broken. Also if that shows while arrays are read.
+        FileNotFoundError: `path` is not a file.
+        ValueError: it is of another kind, or damaged, which may show only while arrays are read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no weights file {path}")
@@ -61,15 +61,15 @@ def open_container(path: Path) -> Iterator[Container]:
     if kind is None:
         hint = ""
         if zipfile.is_zipfile(path):
-            hint = "; it is a zip archive: take out the file in it (.keras has model.weights.h5)"
+            hint = "; it is a zip archive: extract the file in it (.keras has model.weights.h5)"
         raise ValueError(
-            f"{path} is no weights file: not HDF5, torch, safetensors or MATLAB's version 5{hint}"
+            f"{path} must be a weights file: HDF5, torch, safetensors or MATLAB 5{hint}"
         )
     try:
         with _OPEN[kind](path) as arrays:
             yield Container(kind, _with_kernels(arrays, path))
     except (OSError, RuntimeError, KeyError, SystemError, SafetensorError) as error:
-        # (A SystemError is what h5py makes of damage that it meets while it walks the file.)
+        # (h5py raises SystemError for damage that it meets while it walks the file.)
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not a readable {kind} file ({reason})") from error
 
@@ -94,19 +94,23 @@ def _open_hdf5(path: Path) -> Iterator[dict[str, Stored]]:
         if file.attrs.get("format") == FORMAT and not file.attrs.get("version", 0) <= VERSION:
             raise ValueError(f"{path} was written by a newer jaxnst: update jaxnst to read it")
 
-        # A link out of the file could name anything on this machine.
+        # A link out of the file could point to anything on this machine.
         links: dict[str, object] = {}
         file.visititems_links(links.__setitem__)
         for name, link in links.items():
             if not isinstance(link, h5py.HardLink):
-                raise ValueError(f"{path}: {name!r} is a {type(link).__name__}, not an array")
+                raise ValueError(
+                    f"{path}: {name!r} must be an array or a group, not a {type(link).__name__}"
+                )
 
         items: dict[str, h5py.HLObject] = {}
         file.visititems(items.__setitem__)
         datasets = {name: x for name, x in items.items() if isinstance(x, h5py.Dataset)}
         for name, dataset in datasets.items():
             if dataset.external or dataset.is_virtual:
-                raise ValueError(f"{path}: the values of {name!r} lie in another file")
+                raise ValueError(
+                    f"{path}: {name!r} must hold its values itself, not in another file"
+                )
         yield {
             name: Lazy(dataset.shape or (), dataset.dtype, partial(dataset.__getitem__, ()))
             for name, dataset in datasets.items()
@@ -122,13 +126,8 @@ def _open_safetensors(path: Path) -> Iterator[dict[str, Stored]]:
 def _lazy_tensor(file: Any, name: str) -> Lazy:
     piece = file.get_slice(name)
     kind = piece.get_dtype()  # F16, BF16, F32, F64; I8 ..., U8 ..., BOOL
-    dtype = np.dtype(np.float32 if "F" in kind else np.int64)  # all that matters is which of both
+    dtype = np.dtype(np.float32 if "F" in kind else np.int64)  # only this difference matters
     return Lazy(tuple(piece.get_shape()), dtype, lambda: file.get_tensor(name))
-
-
-@contextmanager
-def _open_torch(path: Path) -> Iterator[dict[str, Stored]]:
-    yield dict(read_tensors(path))
 
 
 @contextmanager
@@ -136,9 +135,7 @@ def _open_matlab(path: Path) -> Iterator[dict[str, Stored]]:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise ValueError(
-            f"{path}: MATLAB files are read by scipy; pip install 'jaxnst[matlab]'"
-        ) from None
+        raise ValueError(f"{path}: MATLAB files need scipy; pip install 'jaxnst[matlab]'") from None
     try:
         layers = loadmat(
             path, variable_names=["layers"], squeeze_me=True, struct_as_record=False
@@ -152,7 +149,7 @@ def _open_matlab(path: Path) -> Iterator[dict[str, Stored]]:
             if len(pair) == 2 and isinstance(pair[0], np.ndarray):
                 for name, array in zip(("kernel", "bias"), pair, strict=True):
                     arrays[f"layers/{layer.name}/{name}"] = array
-    except Exception as error:  # a broken file raises whatever its reader stumbles upon
+    except Exception as error:  # a damaged file can make its reader raise anything
         raise OSError(f"{type(error).__name__}: {error}") from error
     yield arrays
 
@@ -160,13 +157,13 @@ def _open_matlab(path: Path) -> Iterator[dict[str, Stored]]:
 _OPEN: dict[str, Callable[[Path], AbstractContextManager[dict[str, Stored]]]] = {
     "HDF5": _open_hdf5,
     "safetensors": _open_safetensors,
-    "torch": _open_torch,
+    "torch": lambda path: nullcontext(dict(read_tensors(path))),
     "MATLAB": _open_matlab,
 }
 
 
 def _with_kernels(arrays: dict[str, Stored], path: Path) -> dict[str, Stored]:
-    """Put kernels in the place of their codes and codebooks."""
+    """Replace codes and codebooks by the kernels that they stand for."""
     out = dict(arrays)
     for suffixes in CODEBOOKS:
         for name in arrays:
@@ -176,7 +173,7 @@ def _with_kernels(arrays: dict[str, Stored], path: Path) -> dict[str, Stored]:
                     codes, codebook = (arrays.get(stem + suffix) for suffix in suffixes[:2])
                     if codes is None or codebook is None:
                         missing = stem + suffixes[codebook is None]
-                        raise ValueError(f"{path} has {name}, but no {missing}")
+                        raise ValueError(f"{path} has {name}, but no {missing}: it is incomplete")
                     out.pop(name)
                     out[stem + suffixes[2]] = _decoded(codes, codebook, f"{path}: {stem}")
     return out
@@ -184,15 +181,17 @@ def _with_kernels(arrays: dict[str, Stored], path: Path) -> dict[str, Stored]:
 
 def _decoded(codes: Stored, codebook: Stored, name: str) -> Lazy:
     if codes.dtype != np.uint8 or codebook.shape != (256,):
-        raise ValueError(f"{name} wants uint8 codes and a codebook of 256 values")
+        raise ValueError(
+            f"{name} must have uint8 codes and 256 values, not {codes.dtype} and {codebook.shape}"
+        )
     return Lazy(codes.shape, codebook.dtype, lambda: np.asarray(codebook)[np.asarray(codes)])
 
 
 def write_hdf5(path: Path, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Write arrays as an HDF5 file of jaxnst.
+    """Write arrays to an HDF5 file in jaxnst's own layout.
 
-    A kernel of at most 256 different values becomes codes and a codebook, a quarter of the size.
-    Nothing in the file depends on the clock, so that the same arrays give the same bytes.
+    A kernel of at most 256 different values is stored as codes and a codebook, in a quarter of the
+    size. The file has no time stamps, so the same arrays give the same bytes.
     """
     with (
         replacing(path) as beside,
@@ -211,7 +210,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Non
 def _encoded(
     kernel: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]] | None:
-    if np.unique(kernel.ravel()[:4096]).size > 256:  # most kernels are done with here
+    if np.unique(kernel.ravel()[:4096]).size > 256:  # a quick answer for most kernels
         return None
     values = np.unique(kernel)
     if values.size > 256:
@@ -221,7 +220,7 @@ def _encoded(
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Write arrays as a safetensors file of jaxnst."""
+    """Write arrays to a safetensors file in jaxnst's own layout."""
     content = save(dict(arrays), metadata={"format": FORMAT})
     with replacing(path) as beside:
         beside.write_bytes(content)

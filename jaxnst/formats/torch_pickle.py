@@ -1,0 +1,236 @@
+"""Unpickle the pickles of torch files without running what they say.
+
+Python's own unpickler is given nothing to call but the few names in `_NAMES` ("Restricting
+Globals" in the manual of pickle), and builds only plain containers and descriptions of tensors.
+What else a pickle could do to the process, such as taking an hour, is found before it runs, by
+`_check`.
+"""
+
+import math
+import pickle
+import pickletools
+import re
+from collections import OrderedDict
+from io import BytesIO
+from typing import Any, NamedTuple, NoReturn
+
+import jax.numpy as jnp
+import numpy as np
+
+PICKLE_BYTES = 2**18
+"""The longest pickle that is read. A VGG19's has 5 KB, with an optimiser's state 20 KB."""
+TENSOR_BYTES = 2**34
+"""The largest tensor. The file is no bound, because stride 0 makes any size of one element."""
+OLD_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first pickle of a file in the format before torch 1.6."""
+
+
+class Refusal(Exception):
+    """The reason why a file is not read, in one line without the file's name."""
+
+
+def refuse(reason: str) -> NoReturn:
+    """Raise `Refusal`."""
+    raise Refusal(reason)
+
+
+def quote(value: str | bytes | int | tuple[int, ...]) -> str:
+    """Return a short piece of a file's content as printable text, for a message."""
+    return ascii(value)[:80]
+
+
+def kind(value: object) -> str:
+    """Return the name of a value's type, for a message."""
+    return type(value).__name__
+
+
+class Storage(NamedTuple):
+    """A row of values, somewhere in the file under `key`."""
+
+    key: str
+    dtype: np.dtype[Any]
+    size: int
+
+    @property
+    def num_bytes(self) -> int:
+        """The length of its values in the file."""
+        return self.size * self.dtype.itemsize
+
+
+class Tensor(NamedTuple):
+    """Elements of a storage; `offset` and `strides` count elements, not bytes."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Parameter:
+    """A tensor that is trained. Before torch 0.4 it was also made empty, and the tensor set."""
+
+    tensor: Any
+
+    def __new__(cls, tensor: Any = None, requires_grad: Any = None, hooks: Any = None) -> Any:
+        """Keep the tensor; not by `__init__`, which pickle's NEWOBJ does not call."""
+        self = super().__new__(cls)
+        self.tensor = tensor
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        if len(state) == 5:  # tensor, gradient, hooks, requires_grad, volatile
+            self.tensor = state[0]
+
+
+def _ordered_dict(pairs: Any = None) -> OrderedDict[str, Any]:
+    """Return an empty dict, or one of a list of pairs, which is how Python 2 pickled it."""
+    result: OrderedDict[str, Any] = OrderedDict()
+    for key, value in pairs or ():
+        if not isinstance(key, str):
+            refuse(f"an OrderedDict has a {kind(key)} for a key")
+        result[key] = value
+    if pairs:
+        pairs.clear()  # or a short pickle could have one long list copied again and again
+    return result
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any = False, _hooks: Any = None
+) -> Tensor:
+    """Describe a tensor, after checking that it lies within its storage.
+
+    A seventh argument, which raises TypeError here, would say that the values are conjugate or
+    negated.
+    """
+    if not isinstance(storage, Storage):
+        refuse(f"a tensor has a {kind(storage)} for its storage")
+    if not (_are_sizes((offset,)) and _are_sizes(shape) and _are_sizes(strides)):
+        refuse("the offset, shape or strides of a tensor are not integers in a sensible range")
+    if len(shape) != len(strides):
+        refuse(f"a tensor of shape {quote(shape)} has strides {quote(strides)}")
+    count = math.prod(shape)
+    if count * storage.dtype.itemsize > TENSOR_BYTES:
+        refuse(f"a tensor of shape {quote(shape)} has more than {TENSOR_BYTES} bytes")
+    if count == 0:  # torch lets the offset of an empty tensor lie anywhere
+        return Tensor(storage, 0, shape, (0,) * len(shape))
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if last >= storage.size:
+        refuse(f"a tensor ends at element {last} of a storage that has {storage.size}")
+    return Tensor(storage, offset, shape, strides)
+
+
+def _are_sizes(values: object) -> bool:
+    """Return whether `values` is a tuple of at most 32 integers from 0 to `TENSOR_BYTES`."""
+    return (
+        isinstance(values, tuple)
+        and len(values) <= 32
+        and all(type(value) is int and 0 <= value <= TENSOR_BYTES for value in values)
+    )
+
+
+_DTYPES = {
+    f"torch.{name}Storage": np.dtype(dtype)
+    for name, dtype in {
+        **{"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": jnp.bfloat16, "Bool": "?"},
+        **{"Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8"},
+    }.items()
+}
+# A storage's class stands for itself as a text: a pickle could change the state of a real dtype.
+_NAMES: dict[str, Any] = {name: name for name in _DTYPES} | {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": Parameter,
+    "torch.nn.parameter.Parameter": Parameter,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: BytesIO) -> None:
+        super().__init__(stream)
+        self.storages: dict[str, Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in _NAMES:
+            refuse(f"it asks for {quote(full)}, which no weights need")
+        return _NAMES[full]
+
+    def persistent_load(self, name: Any) -> Storage:
+        match name:
+            case ("storage", str(dtype), str(key), str(), int(count), *view) if dtype in _DTYPES:
+                pass
+            case _:
+                refuse("a storage is not named as torch names one")
+        if view not in ([], [None]):
+            refuse("a storage is a view of another, as in torch before 0.4; save it again")
+        if not _are_sizes((count,)):
+            refuse(f"storage {quote(key)} has {quote(count)} elements")
+        storage = Storage(key, _DTYPES[dtype], count)
+        if self.storages.setdefault(key, storage) != storage:
+            refuse(f"storage {quote(key)} has two types or two sizes")
+        return storage
+
+
+# The instructions that torch writes (BINSTRING with Python 2), by their names in pickletools.
+_INSTRUCTIONS = re.compile(
+    "PROTO|FRAME|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|BINPERSID|"
+    "(SHORT_)?BIN(UNICODE|STRING)|(EMPTY_)?TUPLE[123]?|EMPTY_(LIST|DICT)|APPENDS?|SETITEMS?|"
+    "(LONG_)?BIN(PUT|GET)|MEMOIZE|(STACK_)?GLOBAL|REDUCE|NEWOBJ|BUILD"
+)
+
+
+def _check(stream: BytesIO) -> None:
+    """Refuse a pickle that could do harm when it runs, and leave the stream where it was.
+
+    A pickle that calls nothing harmful can still use a nested tuple as the key of a dict, whose
+    hash takes for ever or overflows the C stack, reserve gigabytes by one index into the memo, and
+    set attributes of the functions in `_NAMES`. So its instructions are followed without being
+    run: pickletools knows what each takes off the stack and puts there. Only the kind of each
+    value is kept: "tuple", "global" (a value of `_NAMES`) or "object" (anything else).
+    """
+    begin = stream.tell()
+    stack: list[str] = []
+    marks: list[int] = []
+    memo: dict[int, str] = {}
+    argument: Any
+    for instruction, argument, _ in pickletools.genops(stream):
+        name = instruction.name
+        if not _INSTRUCTIONS.fullmatch(name):
+            refuse(f"its pickle has the instruction {name}, which torch never writes")
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            index = len(memo) if argument is None else argument
+            if index > PICKLE_BYTES:
+                refuse(f"its pickle has a value number {index}, but not as many values")
+            memo[index] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        else:
+            count = len(instruction.stack_before)
+            if pickletools.markobject in instruction.stack_before:  # and all that lies above it
+                count += len(stack) - marks.pop() - 2
+            first = len(stack) - count
+            if first < 0:
+                refuse("its pickle takes more from the stack than it put there")
+            taken = stack[first:]
+            del stack[first:]
+            if name.startswith("SETITEM") and "tuple" in taken[1::2]:
+                refuse("a dict has a tuple for a key")
+            if name in ("REDUCE", "NEWOBJ") and taken != ["global", "tuple"]:
+                refuse(f"its pickle calls a {taken[0]} with a {taken[1]}")
+            if name == "BUILD" and taken[0] != "object":
+                refuse(f"its pickle sets the state of a {taken[0]}")
+            if name == "LONG1" and argument.bit_length() > 64 and argument != OLD_MAGIC:
+                refuse(f"its pickle has the number {quote(argument)}")  # hashes can collide
+            made = "tuple" if "TUPLE" in name else "global" if "GLOBAL" in name else "object"
+            stack += [made] * len(instruction.stack_after)
+    stream.seek(begin)
+
+
+def load_pickle(stream: BytesIO) -> tuple[Any, dict[str, Storage]]:
+    """Run the next pickle of a stream: return its value, and the storages that it names."""
+    _check(stream)
+    unpickler = _Unpickler(stream)
+    return unpickler.load(), unpickler.storages

@@ -1,0 +1,166 @@
+"""Pickles that mean harm are refused quickly, in one line, and nothing in them runs."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from torch_writer import (
+    HOOKS,
+    ORDERED_DICT,
+    PARAMETER,
+    Call,
+    Global,
+    Pickle,
+    Raw,
+    check,
+    refused,
+    save,
+    tensor,
+    values,
+)
+
+from jaxnst.formats import torch_pickle
+from jaxnst.formats.torch_file import read_tensors
+
+GOLDEN = Path(__file__).parent / "assets" / "torch" / "parameters.pt"
+COMMAND = "touch ran"  # in the test's folder
+SYSTEM, NEAR = Global("os", "system"), torch_pickle.PICKLE_BYTES - 200
+OPEN = Call(Global("builtins", "getattr"), (Call(Global("builtins", "__import__"), ("os",)), "x"))
+COLLIDING = b"".join(
+    b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(1, NEAR // 13)
+)
+LOAD = b"ccollections\nOrderedDict\n"
+
+
+def payload(function, *arguments, instruction=b"R"):
+    return {"a": tensor(), "b": Call(function, arguments, instruction=instruction)}
+
+
+def pickled(code):
+    return b"\x80\x02" + code + b"."
+
+
+HOSTILE = {
+    # Calls and names that are not a tensor's.
+    "os.system": (payload(SYSTEM, COMMAND), "it asks for 'os.system', which no weights need"),
+    "posix.system by STACK_GLOBAL": (Raw(b"X\x05\0\0\0posixX\x06\0\0\0system\x93"), "posix.sys"),
+    "eval": (payload(Global("builtins", "eval"), "open('ran', 'w')"), "asks for 'builtins.eval'"),
+    "nested calls": (payload(OPEN, COMMAND), "calls a object with a tuple"),
+    "getattr": (OPEN, "asks for 'builtins.getattr'"),
+    "NEWOBJ": (payload(Global("subprocess", "Popen"), "a", instruction=b"\x81"), "subprocess.Pop"),
+    "torch.load": (payload(Global("torch", "load"), COMMAND), "asks for 'torch.load'"),
+    "a dotted name": (payload(Global("collections", "OrderedDict.fromkeys"), "a"), "it asks for"),
+    "a name with lines": (Raw(b"X\x02\0\0\0o\nX\x02\0\0\0\nx\x93"), r"it asks for 'o\\n\.\\nx'"),
+    "a name that is a list": (Raw(b"X\x02\0\0\0os]\x93"), "is damaged"),
+    "INST": (Raw(b"(X\x02\0\0\0idios\nsystem\n"), "instruction INST, which torch never writes"),
+    "OBJ": (Raw(b"(ccollections\nOrderedDict\no"), "instruction OBJ"),
+    "NEWOBJ_EX": (Raw(LOAD + b")}\x92"), "instruction NEWOBJ_EX"),
+    "EXT1": (Raw(b"\x82\x01"), "instruction EXT1"),
+    "a persistent id as text": (Raw(b"P0\n"), "instruction PERSID"),
+    "an unknown instruction": (Raw(b"\xff"), "is damaged"),
+    "a call of a text": (payload("os.system", COMMAND), "calls a object with a tuple"),
+    "a call of a dtype": (payload(Global("torch", "IntStorage")), r"damaged \(TypeError"),
+    "a call of a tensor": (payload(tensor(), COMMAND), "calls a object"),
+    "a call with a list": (Call(PARAMETER, ["a"]), "calls a global with a object"),
+    "a call with too many values": (Call(PARAMETER, (0,) * 4), r"damaged \(TypeError"),
+    "defaults of a function": (Raw(LOAD + b"N}\x86b"), "sets the state of a global"),
+    "attributes of a class": (Raw(b"ctorch.nn.parameter\nParameter\n}b"), "state of a global"),
+    "state of a tensor": (tensor()._replace(state={"storage": 1}), r"damaged \(AttributeError"),
+    "attributes of a tensor": (tensor()._replace(state=(None, {"shape": (9,)})), "damaged"),
+    "class of a dict": (Call(ORDERED_DICT, (), (None, {"__class__": PARAMETER})), "damaged"),
+    "a method of a dict": (Call(ORDERED_DICT, (), {"get": "a"}), r"damaged \(TypeError"),
+    "a dtype's state": (Raw(b"ctorch\nIntStorage\n}b"), "state of a global"),
+    "an append to a dict": (Raw(b"}Na"), r"damaged \(AttributeError"),
+    # Tensors that are not in their storage.
+    "beyond the storage": ({"a": tensor(offset=1)}, "ends at element 6 of a storage that has 6"),
+    "a scalar beyond": ({"a": tensor(shape=(), strides=(), offset=6)}, "ends at element 6"),
+    "strides beyond": ({"a": tensor(strides=(4, 1))}, "ends at element 6"),
+    "a negative stride": ({"a": tensor(strides=(-3, 1), offset=3)}, "in a sensible range"),
+    "a negative offset": ({"a": tensor(offset=-1)}, "in a sensible range"),
+    "negative sizes": ({"a": tensor(shape=(-2, -3))}, "in a sensible range"),
+    "gigabytes by stride 0": ({"a": tensor(shape=(2**33,), strides=(0,))}, "more than 17179869184"),
+    "sizes that overflow": ({"a": tensor(shape=(2**32, 2**32), strides=(0, 0))}, "more than 17179"),
+    "a stride beyond int64": ({"a": tensor(shape=(1, 0), strides=(2**63, 1))}, "sensible range"),
+    "a size that is True": ({"a": tensor(shape=(True, 3))}, "in a sensible range"),
+    "a size that is a float": ({"a": tensor(shape=(2.0, 3))}, "in a sensible range"),
+    "a shape that is a list": ({"a": tensor(shape=[2, 3])}, "in a sensible range"),
+    "too few strides": ({"a": tensor(strides=(1,))}, r"shape \(2, 3\) has strides \(1,\)"),
+    "33 dimensions": ({"a": tensor(shape=(1,) * 33, strides=(1,) * 33)}, "in a sensible range"),
+    "a tuple for a storage": ({"a": tensor(storage=(1, 2))}, "a tuple for its storage"),
+    "conjugate values": ({"a": tensor(more=(False, HOOKS, {"conj": True}))}, r"\(TypeError"),
+    "too large a storage": ({"a": tensor(count=7)}, "storage '0' of 7 elements is cut off"),
+    "too wide a type": ({"a": tensor(dtype="DoubleStorage")}, "storage '0' of 6 elements is cut"),
+    "an endless storage": ({"a": tensor(count=2**62)}, "storage '0' has 46116"),
+    "a negative storage": ({"a": tensor(count=-6)}, "storage '0' has -6 elements"),
+    "a storage of True": ({"a": tensor(count=True)}, "storage '0' has True elements"),
+    "an absent storage": ({"a": tensor(key="1")}, "its member 'w/data/1' is missing"),
+    "a storage outside": ({"a": tensor(key="../x")}, "its member 'w/data/../x' is missing"),
+    "a key that is a number": ({"a": tensor(key=0)}, "not named as torch names"),
+    "an id of another kind": ({"a": tensor(name=("module", "a", "0", "cpu", 6))}, "not named as"),
+    "an id that is a text": ({"a": tensor(name="0")}, "not named as torch names"),
+    "a view of a storage": ({"a": tensor(rest=(("0", 0, 6),))}, "a view of another, as in torch"),
+    "two types of a storage": (
+        {"a": tensor(), "b": tensor(dtype="IntStorage")},
+        "storage '0' has two types or two sizes",
+    ),
+    "complex numbers": ({"a": tensor(dtype="ComplexFloatStorage")}, "for 'torch.ComplexFloatStor"),
+    # Values that are not a state dict.
+    "a list": ([tensor()], "it holds a list, not a dict of tensors"),
+    "a tensor alone": (tensor(), "it holds a Tensor, not a dict of tensors"),
+    "no tensors": ({"epoch": 3}, "it holds no tensor under a name"),
+    "a tensor under a number": ({3: tensor()}, "name of a tensor must be a text, not a int"),
+    "pairs that are not": (Call(ORDERED_DICT, (["abc"],)), r"damaged \(ValueError"),
+    "a pair of a tuple": (Call(ORDERED_DICT, ([[("a",), 1]],)), "has a tuple for a key"),
+    # Pickles that are damaged, or take time or memory without end.
+    "empty": (b"", "is damaged"),
+    "no end": (b"\x80\x02}", "is damaged"),
+    "nothing on the stack": (pickled(b""), "more from the stack than it put there"),
+    "no mark": (pickled(b"]e"), "is damaged"),
+    "an absent memo": (pickled(b"h\x05"), r"damaged \(KeyError"),
+    "a text longer than the file": (pickled(b"X\xff\xff\xff\x7fa"), "is damaged"),
+    "a text that is not UTF-8": (pickled(b"X\x01\0\0\0\xff"), "is damaged"),
+    "an endless frame": (b"\x80\x04\x95" + b"\xff" * 8 + b"}.", "is damaged"),
+    "an endless number": (pickled(b"\x8b\xff\xff\xff\x7fa"), "is damaged"),
+    "gigabytes of memo": (pickled(b"}r\xff\xff\xff\x0f"), "a value number 268435455"),
+    "a tuple that takes ages to hash": (
+        pickled(b"})q\0" + b"h\0h\0\x86q\0" * 200 + b"Ns"),
+        "a dict has a tuple for a key",
+    ),
+    "a tuple too deep to hash": (pickled(b"}N" + b"\x85" * NEAR + b"Ns"), "has a tuple for a key"),
+    "numbers of one hash": (pickled(b"}(" + COLLIDING + b"u"), "its pickle has the number"),
+    "deep lists": (pickled(b"]" * (NEAR // 2) + b"a" * (NEAR // 2 - 1)), "it holds a list"),
+    "deep parameters": (
+        pickled(
+            b"ctorch.nn.parameter\nParameter\nq\0"
+            + b"h\0" * 40_000 + b")R" + b"\x85R" * 39_999
+        ),
+        "it holds a Parameter",
+    ),
+    "many dicts": (pickled(LOAD + b"q\0" + b"h\0)R" * (NEAR // 4)), "it holds no tensor"),
+    "a list copied again and again": (
+        pickled(
+            b"](](X\1\0\0\0aNeq\1" + b"h\1" * (NEAR // 4) + b"eq\0"
+            + LOAD + b"q\2" + b"h\2h\0\x85R" * (NEAR // 14)
+        ),
+        "it holds no tensor",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_refuses(tmp_path, monkeypatch, name):
+    value, reason = HOSTILE[name]
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "weights"
+    save(path, value)
+    refused(path, reason)
+    assert os.listdir(tmp_path) == ["weights"]
+    check(read_tensors(GOLDEN), {"trained": values(2, 3), "frozen": values(4)})
+
+
+def test_the_payloads_would_run(tmp_path, monkeypatch):
+    """Python's own unpickler obeys the files above, so they are refused for a reason."""
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(Pickle().dumps(Call(SYSTEM, (COMMAND,)))) == 0
+    assert (tmp_path / "ran").exists()
