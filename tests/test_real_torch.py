@@ -4,15 +4,14 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from torch_writer import Call, Global, Parameter, Tensor, write_old, write_zip
+from torch_writer import ORDERED_DICT, PARAMETER, Call, Global, Tensor, write_old, write_zip
 
-from jaxnst.torch_file import is_torch_file, read_tensors
+from jaxnst.formats.torch_file import is_torch_file, read_tensors
 
 torch = pytest.importorskip("torch", reason="needs the bench extra: pip install -e '.[bench]'")
 
 pytestmark = pytest.mark.slow
 BOTH = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
-WRITERS = pytest.mark.parametrize("write", [write_zip, write_old], ids=["zip", "old"])
 
 
 def check(found, expected):
@@ -21,7 +20,7 @@ def check(found, expected):
     for name, tensor in expected.items():
         tensor = tensor.detach()
         assert found[name].shape == tuple(tensor.shape), name
-        if tensor.dtype == torch.bfloat16:  # NumPy has none, and each is a float32
+        if tensor.dtype == torch.bfloat16:  # NumPy has no such type, but each value is a float32
             assert found[name].dtype.name == "bfloat16", name
             array, tensor = found[name].astype(np.float32), tensor.float()
         else:
@@ -46,7 +45,7 @@ def tensors():
         "channels_last": whole[None].contiguous(memory_format=torch.channels_last),
         "scalar": whole[1, 2, 3],
         "empty": whole[6:],
-        "empty behind the end": whole[6:, 3:],
+        "empty beyond the end": whole[6:, 3:],
         "parameter": torch.nn.Parameter(whole),
     }
 
@@ -63,29 +62,7 @@ def test_reads_what_torch_writes(tmp_path, zipped, protocol):
     check(read_tensors(path), expected)
 
 
-@BOTH
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_reads_a_whole_vgg19(tmp_path, zipped, dtype):
-    network = torch.nn.Module()
-    layers, before = [], 3
-    for width in (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4, 0):
-        if width:
-            layers += [torch.nn.Conv2d(before, width, 3), torch.nn.ReLU(inplace=True)]
-            before = width
-        else:
-            layers.append(torch.nn.MaxPool2d(2))
-    network.features = torch.nn.Sequential(*layers)
-    network.classifier = torch.nn.Sequential(
-        *(torch.nn.Linear(25088, 4096), torch.nn.ReLU(), torch.nn.Dropout()),
-        *(torch.nn.Linear(4096, 4096), torch.nn.ReLU(), torch.nn.Dropout()),
-        torch.nn.Linear(4096, 1000),
-    )
-    state = network.to(dtype).state_dict()
-    torch.save(state, tmp_path / "vgg19.pth", _use_new_zipfile_serialization=zipped)
-    check(read_tensors(tmp_path / "vgg19.pth"), state)
-
-
-# --- torch reads the files that the tests write as read_tensors does ------------------------------
+# --- torch reads the files of torch_writer as read_tensors does -----------------------------------
 
 
 def some_tensors():
@@ -101,49 +78,33 @@ def some_tensors():
     )
 
 
-def agree(path):
-    # Not weights_only, which warns of protocol 4; what is loaded are our own files.
-    expected = torch.load(path, weights_only=False, map_location="cpu")
-    assert len(expected) > 0
-    check(read_tensors(path), expected)
-
-
-@WRITERS
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("rebuild", ["_rebuild_tensor", "_rebuild_tensor_v2"])
-def test_torch_reads_them(tmp_path, write, protocol, rebuild):
-    write(tmp_path / "weights", some_tensors(), protocol=protocol, rebuild=rebuild)
-    agree(tmp_path / "weights")
-
-
-@pytest.mark.parametrize("order", ["little", "big", None])
-def test_torch_understands_the_byte_order_so(tmp_path, order):
-    write_zip(tmp_path / "weights", some_tensors(), byteorder=order)
-    agree(tmp_path / "weights")
-
-
-@pytest.mark.parametrize("little_endian", [True, False])
-def test_torch_pays_no_heed_to_the_old_formats_byte_order(tmp_path, little_endian):
-    write_old(tmp_path / "weights", some_tensors(), little_endian=little_endian)
-    agree(tmp_path / "weights")
-
-
-@WRITERS
-def test_torch_understands_old_parameters_so(tmp_path, write):
-    kind, hooks, tensor = Global("torch.nn.parameter", "Parameter"), OrderedDict(), np.ones(3)
-    parameters = {
-        "new": Parameter(tensor),
-        "called": Call(kind, (tensor,), (True, False, hooks)),
-        "made anew": Call(kind, (tensor,), (True, False, hooks), b"\x81"),
-        "by its state": Call(kind, (), (tensor, None, hooks, True, False), b"\x81"),
-        "called with requires_grad": Call(kind, (tensor, False)),
+def some_parameters():
+    hooks, tensor = OrderedDict(), np.ones(3)
+    rebuild = Global("torch._utils", "_rebuild_parameter")
+    return {
+        "of today": Call(rebuild, (tensor, True, hooks)),
+        "called": Call(PARAMETER, (tensor,), (True, False, hooks)),
+        "by NEWOBJ": Call(PARAMETER, (tensor,), (True, False, hooks), b"\x81"),
+        "by its state": Call(PARAMETER, (), (tensor, None, hooks, True, False), b"\x81"),
+        "called with requires_grad": Call(PARAMETER, (tensor, False)),
     }
-    write(tmp_path / "weights", parameters)
-    agree(tmp_path / "weights")
 
 
-@WRITERS
-def test_torch_understands_python_2_so(tmp_path, write):
-    pairs = [["a", np.arange(3.0)], ["b", np.arange(4)]]
-    write(tmp_path / "weights", Call(Global("collections", "OrderedDict"), (pairs,)))
-    agree(tmp_path / "weights")
+def by_python_2():
+    return Call(ORDERED_DICT, ([["a", np.arange(3.0)], ["b", np.arange(4)]],))
+
+
+@pytest.mark.parametrize(
+    ("write", "options"),
+    [
+        *((write_zip, {"byteorder": order}) for order in ("little", "big", None)),
+        *((write_old, {"little_endian": little}) for little in (True, False)),
+        *((write, {"rebuild": "_rebuild_tensor"}) for write in (write_zip, write_old)),
+    ],
+)
+@pytest.mark.parametrize("value", [some_tensors, some_parameters, by_python_2])
+def test_torch_and_read_tensors_agree(tmp_path, write, options, value):
+    write(tmp_path / "weights", value(), **options)
+    expected = torch.load(tmp_path / "weights", weights_only=False, map_location="cpu")
+    assert len(expected) > 0
+    check(read_tensors(tmp_path / "weights"), expected)
