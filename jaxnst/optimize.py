@@ -58,6 +58,9 @@ class Info(NamedTuple):
     terms: dict[str, jax.Array]  #: by name; of nested terms, names are joined by a slash
 
 
+export.register_namedtuple_serialization(Info, serialized_name="jaxnst.Info")
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Static:

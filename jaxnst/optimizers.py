@@ -1,15 +1,22 @@
 """The settings of optimisers for images in [0, 1]: pytrees, whose numbers are traced."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import export
 
 from jaxnst.lbfgs import lbfgs, spectral_preconditioner
 from jaxnst.minimize import check_num_steps
+
+# optax registers no states for `jax.export`; these are Adam's, with a schedule or without.
+for _state in (optax.ScaleByAdamState, optax.ScaleByScheduleState, optax.EmptyState):
+    with suppress(ValueError):  # the user, or optax by then, has registered it
+        export.register_namedtuple_serialization(_state, serialized_name=f"optax.{_state.__name__}")
 
 
 def _settings(cls: Any) -> Any:

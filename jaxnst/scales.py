@@ -249,7 +249,8 @@ def run_scales(
             limit,
             every=every,
         )
-        for state, infos, status in _one_or_more(chunks, state):
+        chunks = _one_or_more(chunks, state)
+        for state, infos, status in chunks:
             seconds = time.perf_counter() - clock
             if infos:
                 rows = history_of(infos, seconds=seconds, size=max(shape))
@@ -278,11 +279,14 @@ def run_scales(
 
 def _one_or_more(chunks: Iterator[Chunk], state: State) -> Iterator[Chunk]:
     """Yield the chunks, or if there is nothing left to do, the state as it is."""
-    chunk = None
-    for chunk in chunks:
-        yield chunk
-    if chunk is None:
+    first = next(chunks, None)
+    if first is None:
         yield state, [], np.asarray(state.status)
+        return
+    del state  # which is as large as the next one
+    yield first
+    del first
+    yield from chunks
 
 
 def _with_limit(

@@ -2,103 +2,65 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 import jaxnst
 
-PACKAGE = Path(__file__).resolve().parents[1] / "jaxnst"
-
-# What the ground too may import.
-BASE = ("files", "checks", "signals", "convolution", "torch_pickle")
-GROUND = (
-    "vgg",
-    "losses",
-    "lbfgs",
-    "spectrum",
-    "optimize",
-    "color",
-    "pyramid",
-    "images",
-    "animation",
-    "plot",
-    "checkpoint",
-    "manifest",
-    "hosts",
-    "torch_file",
-    "known_files",
-)
-# Each imports only what stands before it; `jaxnst` itself, the public names, comes just before cli.
-ABOVE = (
-    "layouts",
-    "containers",
-    "params",
-    "objective",
-    "tiling",
-    "transfer_config",
-    "transfer",
-    "presets",
-    "lanes",
-    "sweep",
-    "labels",
-    "sheet",
-    "sweep_folder",
-    "batch",
-    "__init__",
-    "options",
-    "parser",
-    "progress",
-    "recorder",
-    "cli",
-    "__main__",
-)
-ORDER = BASE + GROUND + ABOVE
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "jaxnst"
 KEEPERS = {  # third-party package -> the only files that may import it
-    "PIL": {"animation", "images", "sheet"},
-    "h5py": {"containers"},
-    "matplotlib": {"plot"},
-    "orbax": {"checkpoint", "hosts"},
-    "pooch": {"known_files"},
-    "rich": {"progress"},
-    "psutil": {"lanes"},
-    "safetensors": {"containers"},
-    "scipy": {"containers"},
+    "PIL": {"decode", "images", "app/animation", "app/sheet", "app/page"},
+    "h5py": {"formats/containers"},
+    "matplotlib": {"app/plot"},
+    "orbax": {"app/checkpoint", "app/manifest"},
+    "pooch": {"formats/known_files"},
+    "psutil": {"devices"},
+    "rich": {"app/progress"},
+    "safetensors": {"formats/containers"},
+    "scipy": {"formats/containers"},
     "torch": set(),
 }
-IMAGES = {"image", "images", "content", "contents", "style", "styles"}
+IMAGES = {"image", "images", "content", "contents", "style", "styles", "sources"}
 
-FILES = sorted(PACKAGE.glob("**/*.py"))
-FUNCTIONS = [
-    name
-    for name in jaxnst.__all__
-    if callable(getattr(jaxnst, name)) and not inspect.isclass(getattr(jaxnst, name))
-]
+
+def listed_files():
+    """The files in CONTRIBUTING.md, from the ground up."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## The order of files")[2].partition("\n## ")[0]
+    return re.findall(r"^- `([\w/]+)`", section, flags=re.M)
+
+
+ORDER = listed_files()
+FILES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): ast.parse(path.read_text("utf-8"))
+    for path in sorted(PACKAGE.glob("**/*.py"))
+}
+FUNCTIONS = [name for name in jaxnst.__all__ if inspect.isroutine(getattr(jaxnst, name))]
 CLASSES = [name for name in jaxnst.__all__ if inspect.isclass(getattr(jaxnst, name))]
 
 
 def imported_modules(tree):
-    """Dotted names of all that `tree` imports, wherever in it; relative imports made absolute."""
+    """Dotted names of all that `tree` imports, wherever in it; `from a import b` is `a.b`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            origin = node.module or ""
-            if node.level:
-                origin = f"jaxnst.{origin}".rstrip(".")
-            if origin == "jaxnst":
-                yield from (f"jaxnst.{alias.name}" for alias in node.names)
-            else:
-                yield origin
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def imported_files(tree):
-    """Files of jaxnst that `tree` imports; a name that is no file comes from `__init__`."""
+    """Files of jaxnst that `tree` imports; another name comes from its package's `__init__`."""
     for module in imported_modules(tree):
         top, _, rest = module.partition(".")
-        if top == "jaxnst":
-            name = rest.partition(".")[0]
-            yield name if name in ORDER else "__init__"
+        if top != "jaxnst":
+            continue
+        name = rest.replace(".", "/")
+        while name and name not in ORDER and f"{name}/__init__" not in ORDER:
+            name = name.rpartition("/")[0]
+        yield name if name in ORDER else f"{name}/__init__".lstrip("/")
 
 
 def prints_or_exits(tree):
@@ -115,32 +77,34 @@ def prints_or_exits(tree):
             yield node.lineno
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_file_has_a_place_and_imports_only_what_stands_before_it(path):
-    assert path.parent == PACKAGE, f"{path}: the package is flat, no sub-packages"
-    assert path.stem in ORDER, (
-        f"{path.name} has no place in the order of files: put it in GROUND or ABOVE of this test"
-    )
-    above = BASE if path.stem in GROUND else ORDER[: ORDER.index(path.stem)]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    wrong = sorted(set(imported_files(tree)) - set(above))
-    assert not wrong, f"{path.name} may not import {wrong}, only {list(above)}"
+def test_each_file_is_listed_once():
+    assert sorted(ORDER) == sorted(FILES), "list each file once in CONTRIBUTING.md"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_file_imports_no_package_that_another_file_keeps(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    packages = {module.partition(".")[0] for module in imported_modules(tree)}
-    wrong = sorted(p for p in packages & set(KEEPERS) if path.stem not in KEEPERS[p])
-    assert not wrong, f"{path.name} imports {wrong}, which is kept to {KEEPERS}"
+@pytest.mark.parametrize("name", FILES)
+def test_file_imports_only_files_listed_before_it(name):
+    assert name in ORDER, f"{name} is not listed: give it a line in CONTRIBUTING.md"
+    wrong = sorted(set(imported_files(FILES[name])) - set(ORDER[: ORDER.index(name)]))
+    assert not wrong, f"{name} imports {wrong}, which CONTRIBUTING.md does not list before it"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_only_cli_prints_or_exits(path):
-    lines = list(prints_or_exits(ast.parse(path.read_text(encoding="utf-8"))))
-    assert path.stem in ("cli", "__main__") or not lines, (
-        f"{path.name} prints or exits on lines {lines}"
-    )
+@pytest.mark.parametrize("name", FILES)
+def test_imports_are_absolute(name):
+    nodes = [n for n in ast.walk(FILES[name]) if isinstance(n, ast.ImportFrom) and n.level]
+    assert not nodes, f"{name} has relative imports on lines {[n.lineno for n in nodes]}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_third_party_packages_are_imported_by_their_keepers_only(name):
+    packages = {module.partition(".")[0] for module in imported_modules(FILES[name])}
+    wrong = sorted(p for p in packages & set(KEEPERS) if name not in KEEPERS[p])
+    assert not wrong, f"{name} imports {wrong}, which is kept to {KEEPERS}"
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"app/cli", "__main__"}))
+def test_only_cli_prints_or_exits(name):
+    lines = list(prints_or_exits(FILES[name]))
+    assert not lines, f"{name} prints or exits on lines {lines}"
 
 
 @pytest.mark.parametrize(
@@ -150,9 +114,10 @@ def test_only_cli_prints_or_exits(path):
         ("import jaxnst.vgg as v", ["vgg"]),
         ("from jaxnst import losses, load_image", ["losses", "__init__"]),
         ("from jaxnst.losses import gram_matrix", ["losses"]),
-        ("from . import color", ["color"]),
-        ("from .color import match", ["color"]),
-        ("def f():\n    from jaxnst.cli import main", ["cli"]),
+        ("from jaxnst.app import sheet, cli", ["app/sheet", "app/cli"]),
+        ("from jaxnst.app.sheet import thumbnail", ["app/sheet"]),
+        ("from jaxnst import app", ["app/__init__"]),
+        ("def f():\n    from jaxnst.app.cli import main", ["app/cli"]),
         ("import jaxnsty.vgg, jax", []),
     ],
 )
@@ -213,9 +178,9 @@ def test_arguments_come_as_key_images_params_others(name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_options_are_keyword_only(name):
-    options = [p.name for p in arguments(name)[0] if p.default is not p.empty]
-    if name == "load_params":  # load_params() is the bundled network, load_params(path) any other
-        options = [option for option in options if option != "path"]
+    options = {p.name for p in arguments(name)[0] if p.default is not p.empty}
+    # load_params(path); optax's transformations begin with their rate; `where` is data.
+    options -= {"load_params": {"path"}, "lbfgs": {"learning_rate"}}.get(name, set()) | {"where"}
     assert not options, f"{name}: {options} have defaults, so they come after `*`"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxnst
-from jaxnst.checkpoint import digest, has_checkpoint, remove, restore, save
+from jaxnst.app.checkpoint import digest, has_checkpoint, remove, restore, save
 
 MARK = {"content": "a", "style": "b"}
 
@@ -237,7 +237,7 @@ def test_digest_sees_everything():
     assert digest(base[::-1]) == digest(base[::-1].copy()) != digest(base)
 
 
-def test_digest_tells_zeros_and_nans_apart_by_their_bits():
+def test_digest_compares_zeros_and_nans_by_their_bits():
     assert digest(np.float32(0.0)) != digest(np.float32(-0.0))
     assert digest(np.float32(np.nan)) == digest(np.float32(np.nan))
 
@@ -248,7 +248,7 @@ def test_digest_tells_zeros_and_nans_apart_by_their_bits():
 SAVE_ON_AND_ON = """
 import sys
 import numpy as np
-from jaxnst.checkpoint import save
+from jaxnst.app.checkpoint import save
 for step in range(int(sys.argv[2]), 10**6):
     value = np.full(200_000, step, np.float32)
     save(sys.argv[1], step, {"value": value}, {"content": "a"})
@@ -284,7 +284,7 @@ DIE_AT_EACH_CHANGE = """
 import os, shutil, sys, warnings
 import numpy as np
 import orbax.checkpoint
-from jaxnst.checkpoint import save
+from jaxnst.app.checkpoint import save
 
 warnings.simplefilter("ignore")  # of threads that a fork leaves behind: they are idle
 

@@ -17,12 +17,11 @@ from PIL import Image
 
 import jaxnst
 from jaxnst import __main__ as command
-from jaxnst import cli
-from jaxnst.objective import LossWeights, ObjectiveConfig
-from jaxnst.options import recipe as recipe_of
-from jaxnst.parser import make_parser
-from jaxnst.presets import PRESETS, preset
-from jaxnst.transfer_config import TransferConfig
+from jaxnst.app import cli, options
+from jaxnst.app.parser import make_parser
+from jaxnst.images import Geometry
+from jaxnst.optimizers import OPTIMIZERS, Adam, Lbfgs
+from jaxnst.recipes import GEOMETRY, PRESETS, Recipe, TransferConfig, preset
 
 SMALL = ["--size", "32", "--num-steps", "2"]
 
@@ -54,7 +53,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of inputs: three pictures and some files that are none."""
+    """A folder of inputs: pictures, and files that cannot be read as pictures."""
     random = np.random.default_rng(0)
     for name in ("content", "style", "other"):
         coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
@@ -161,6 +160,12 @@ def test_files_that_do_not_serve_are_refused(
         ("--style-weight 1e400", "--style-weight"),
         ("--content-weight -inf", "--content-weight"),
         ("--tv-weight nan", "--tv-weight"),
+        ("--first-steps 3", "--first-steps"),
+        ("--statistic gram", "--statistic"),
+        ("--content-distance half_sum", "--content-distance"),
+        ("--tv-layers image", "--tv-layers"),
+        ("--b1 0.5", "--b1 goes with --optimizer adam"),
+        ("--memory 5 --optimizer adam", "--memory goes with --optimizer lbfgs"),
         ("--learning-rate 0", "learning_rate"),
         ("--learning-rate -1", "--learning-rate"),
         ("--style-layers relu9_9", "relu9_9"),
@@ -250,7 +255,7 @@ def test_real_process_writes_a_picture(folder: Path) -> None:
     assert size_of(folder / "out.jpg") == (32, 32)
 
 
-def test_article_crops_and_can_be_told_not_to(run: Run, folder: Path) -> None:
+def test_article_crops_unless_it_is_asked_not_to(run: Run, folder: Path) -> None:
     out = folder / "out.png"
     inputs = folder / "wide.png", folder / "style.png", "-o", out, "--preset", "article"
     few = [*SMALL, "--style-layers", "relu1_1", "--content-layers", "relu1_2"]
@@ -381,17 +386,11 @@ def test_a_job_starts_again_in_large_pages_but_once(
 # --- the recipe --------------------------------------------------------------------------------
 
 
-def leaves(config: type) -> list[str]:
-    hints = typing.get_type_hints(config)
-    return [
-        name
-        for entry in dataclasses.fields(config)
-        for name in (
-            leaves(hints[entry.name])
-            if dataclasses.is_dataclass(hints[entry.name])
-            else [entry.name]
-        )
-    ]
+def described(cls: type) -> set[str]:
+    """Return the options that a dataclass has by the help of its fields."""
+    assert dataclasses.is_dataclass(cls)
+    fields = [f.name for f in dataclasses.fields(cls) if "help" in f.metadata]
+    return {"--" + name.replace("_", "-") for name in fields}
 
 
 @pytest.mark.parametrize("command", ["transfer", "demo"])
@@ -399,69 +398,95 @@ def test_help_lists_every_option(run: Run, command: str) -> None:
     outcome = run(command, "--help")
     assert (outcome.status, outcome.err) == (0, "")
     words = set(outcome.out.replace(",", " ").split())
-    names = [*leaves(TransferConfig), "content_weight", "style_weight", "tv_weight", "preset"]
-    assert {"--" + name.replace("_", "-") for name in names} <= words
+    classes = TransferConfig, jaxnst.Objective, Geometry, *OPTIMIZERS.values()
+    terms = preset("default").config.objective.terms
+    expected = set().union(*map(described, classes), {f"--{name}-weight" for name in terms})
+    assert len(expected) > 15
+    assert expected | {"--preset", "--content-layers", "--style-layers"} <= words
+    assert "--tv-layers" not in words  # it looks at the image alone
     assert all(name in outcome.out for name in PRESETS)
 
 
-def recipe(options: str, command: str = "transfer c s -o o") -> tuple[TransferConfig, LossWeights]:
-    return recipe_of(make_parser().parse_args([*command.split(), *options.split()]))
+def recipe(text: str, command: str = "transfer c s -o o") -> options.Choice:
+    words = [*command.split(), *text.split()]
+    return options.choose(make_parser(options.preset_named(words)).parse_args(words))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_options_the_recipe_is_the_preset(name: str) -> None:
-    assert recipe(f"--preset {name}") == preset(name)
+    assert recipe(f"--preset {name}") == (*preset(name), GEOMETRY.get(name, Geometry()))
 
 
 def test_without_a_preset_the_recipe_is_the_default() -> None:
-    assert recipe("") == preset("default")
+    assert recipe("") == (*preset("default"), Geometry())
 
 
 @pytest.mark.parametrize(
-    ("option", "field", "value"),
+    ("option", "part", "field", "value"),
     [
-        ("--init noise", "init", "noise"),
-        ("--optimizer adam", "optimizer", "adam"),
-        ("--learning-rate 0.5", "learning_rate", 0.5),
-        ("--memory 7", "memory", 7),
-        ("--num-steps 9", "num_steps", 9),
-        ("--seed -3", "seed", -3),
-        ("--size 99", "size", 99),
-        ("--no-crop", "crop", False),
-        ("--pooling max", "pooling", "max"),
-        ("--statistic gram", "statistic", "gram"),
-        ("--content-distance half_sum", "content_distance", "half_sum"),
-        ("--dtype bfloat16", "dtype", "bfloat16"),
+        ("--init noise", "config", "init", "noise"),
+        ("--optimizer adam", "config", "optimizer", Adam()),
+        ("--optimizer adam --b2 0.9 --clamp", "config", "optimizer", Adam(b2=0.9, clamp=True)),
+        ("--learning-rate 0.5", "config", "optimizer", Lbfgs(learning_rate=0.5, memory=100)),
+        ("--memory 7", "config", "optimizer", Lbfgs(memory=7)),
+        ("--num-steps 9", "config", "num_steps", 9),
+        ("--num-steps 9 8 7", "config", "num_steps", (9, 8, 7)),
+        ("--min-size 64", "config", "min_size", 64),
+        ("--scale-factor 1.5", "config", "scale_factor", 1.5),
+        ("--seed -3", "config", "seed", -3),
+        ("--size 99", "geometry", "size", 99),
+        ("--no-crop", "geometry", "crop", False),
+        ("--pooling average", "objective", "pooling", "average"),
+        ("--dtype bfloat16", "objective", "dtype", "bfloat16"),
     ],
 )
-def test_an_option_changes_its_field_alone(option: str, field: str, value: object) -> None:
+def test_an_option_changes_its_field_alone(
+    option: str, part: str, field: str, value: object
+) -> None:
     config, weights = preset("article")
-    if field in {entry.name for entry in dataclasses.fields(ObjectiveConfig)}:
-        objective = dataclasses.replace(config.objective, **{field: value})
-        config = dataclasses.replace(config, objective=objective)
-    else:
-        config = dataclasses.replace(config, **{field: value})
-    assert recipe(f"--preset article {option}") == (config, weights)
+    expected = options.Choice(config, weights, GEOMETRY["article"])
+    if part == "objective":
+        value = dataclasses.replace(config.objective, **{field: value})
+        part, field = "config", "objective"
+    changed = dataclasses.replace(getattr(expected, part), **{field: value})
+    found = recipe(f"--preset article {option}")
+    assert found == expected._replace(**{part: changed}) != expected
 
 
 def test_crop_and_fit() -> None:
-    config, _ = recipe("--fit short --crop")
-    assert (config.fit, config.crop) == ("short", True)
+    assert recipe("--fit short --crop").geometry == Geometry(fit="short", crop=True)
 
 
 def test_weights_replace_those_of_the_preset() -> None:
-    _, weights = recipe("--content-weight 2 --style-weight 0 --tv-weight 1e-3")
-    assert weights == preset("default")[1]._replace(content=2, style=0, tv=1e-3)
+    weights = recipe("--content-weight 2 --style-weight 0 --tv-weight 1e-3").weights
+    assert weights == preset("default").weights.replace(content=2.0, style=0.0, tv=1e-3)
 
 
 def test_layers_keep_the_weights_that_the_preset_gives_them() -> None:
-    _, known = preset("article")
-    config, weights = recipe("--preset article --style-layers relu1_1 relu2_1 relu4_4")
-    assert config.objective.style_layers == ("relu1_1", "relu2_1", "relu4_4")
-    assert config.objective.content_layers == ("relu4_2",)
-    assert weights.content_layers == known.content_layers
-    mean = np.mean(list(known.style_layers.values()))
-    assert weights.style_layers == pytest.approx({"relu1_1": 0.2, "relu2_1": 0.4, "relu4_4": mean})
+    known = preset("article")
+    config, weights, _ = recipe("--preset article --style-layers relu1_1 relu2_1 relu4_4")
+    terms, before = config.objective.terms, known.config.objective.terms
+    assert terms["style"] == dataclasses.replace(
+        typing.cast(typing.Any, before["style"]), layers=("relu1_1", "relu2_1", "relu4_4")
+    )
+    assert {**terms, "style": None} == {**before, "style": None}
+    mean = np.mean(list(known.weights.layers["style"].values()))
+    expected = {"relu1_1": 0.2, "relu2_1": 0.4, "relu4_4": mean}
+    assert weights.layers["style"] == pytest.approx(expected)
+    assert weights.layers["content"] == known.weights.layers["content"]
+
+
+def test_options_come_from_the_terms_of_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = jaxnst.Objective({"look": jaxnst.Style(("relu1_1",)), "calm_sky": jaxnst.Penalty()})
+    ones = jaxnst.LossWeights.ones(objective)
+    mine = Recipe(TransferConfig(objective), ones.replace(look=3.0))
+    monkeypatch.setitem(PRESETS, "mine", lambda: mine)
+    assert recipe("--preset mine") == (*mine, Geometry())
+    changed = recipe("--calm-sky-weight 2 --look-layers relu2_1 --preset=mine")
+    assert changed.weights.scales == {"look": 3.0, "calm_sky": 2.0}
+    assert changed.config.objective.layers == ("relu2_1",)
+    with pytest.raises(SystemExit):
+        recipe("--preset mine --style-weight 2")
 
 
 def test_other_layers_run(run: Run, folder: Path) -> None:
@@ -474,8 +499,9 @@ def test_other_layers_run(run: Run, folder: Path) -> None:
 
 
 def test_the_demo_has_defaults_that_options_replace() -> None:
-    config, weights = recipe("", "demo")
-    assert (config.size, config.num_steps) == (320, 80)
-    assert weights == preset("default")[1]
-    config, weights = recipe("--size 32 --content-weight 3", "demo")
-    assert (config.size, config.num_steps, weights.content) == (32, 80, 3)
+    config, weights, geometry = recipe("", "demo")
+    assert (geometry.size, config.num_steps) == (320, 80)
+    assert weights == preset("default").weights
+    config, weights, geometry = recipe("--size 32 --num-steps 5 6 --content-weight 3", "demo")
+    assert (geometry.size, config.num_steps) == (32, (5, 6))
+    assert weights == preset("default").weights.replace(content=3.0)

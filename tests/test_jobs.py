@@ -134,9 +134,9 @@ def check_whole(folder: Path, outcome: tuple[int, str, str], made: int) -> None:
     pictures = kept(folder)
     assert len(pictures) == 57
     assert {size_of(folder / name) for name in pictures} == {*TEN}
-    told = entries(folder)
-    assert len(told) == 60 == len({entry["output"] for entry in told})
-    assert {entry["output"] for entry in told if entry["status"] == "failed"} == {*BROKEN}
+    lines = entries(folder)
+    assert len(lines) == 60 == len({entry["output"] for entry in lines})
+    assert {entry["output"] for entry in lines if entry["status"] == "failed"} == {*BROKEN}
     assert done(folder) == pictures.keys()
     assert [path.name for path in folder.iterdir() if path.is_file()] == ["manifest.jsonl"]
 
@@ -269,13 +269,12 @@ def test_several_processes_make_what_one_makes(
         made = 0
         for status, out, err in outcomes:
             assert (status, err) == (0, "")
-            told = next(line for line in out.splitlines() if line.startswith("out: "))
-            made += int(told.split()[1])
+            summary = next(line for line in out.splitlines() if line.startswith("out: "))
+            made += int(summary.split()[1])
         assert made == count
         assert {path.name for path in (folder / "out").iterdir()} == names
         assert only_bytes(kept(folder / "out")) == expected
-        told_of = [entry["output"] for entry in entries(folder / "out")]
-        assert told_of == sorted(expected)
+        assert [entry["output"] for entry in entries(folder / "out")] == sorted(expected)
         for name in names - expected.keys() - {"manifest.jsonl"}:  # the sheet and the page
             assert (folder / "out" / name).read_bytes() == (alone / "out" / name).read_bytes()
 
@@ -315,7 +314,7 @@ def test_several_processes_go_on_where_another_number_was(
 def test_several_processes_are_interrupted(
     eight: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    """As by Ctrl-C on a terminal and by a scheduler, which tell all of them."""
+    """As by Ctrl-C on a terminal and by a scheduler, which signal all of them."""
     folder = copy(eight, tmp_path / "here")
     words = [*BATCH, "--size", "32", "--num-steps", "400"]
     processes = start_all(folder, 2, *words)
@@ -325,7 +324,7 @@ def test_several_processes_are_interrupted(
     assert [outcome[::2] for outcome in finish_all(processes)] == [(status, "")] * 2
 
 
-def test_broken_pictures_are_told_of_by_the_process_that_has_them(
+def test_broken_pictures_are_reported_by_the_process_that_has_them(
     eight: Path, tmp_path: Path
 ) -> None:
     folder = copy(eight, tmp_path / "here")
@@ -343,9 +342,10 @@ def test_a_process_waits_long_for_the_others(tmp_path: Path) -> None:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
     code = (
-        "import sys, time; from jaxnst import hosts; me = int(sys.argv[1]);"
-        f"hosts.join('localhost:{port}', 2, me); hosts.wait_for_all('first');"
-        "time.sleep(20 * me); hosts.wait_for_all('done'); print(hosts.share(range(5)))"
+        "import sys, time; from jaxnst.devices import join_processes, share;"
+        "from jaxnst.app.manifest import wait_for_all; me = int(sys.argv[1]);"
+        f"join_processes('localhost:{port}', 2, me); wait_for_all('first');"
+        "time.sleep(20 * me); wait_for_all('done'); print(share(range(5)))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])}
     flag = "--xla_cpu_collective_timeout_seconds=5"

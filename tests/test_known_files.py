@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxnst.known_files import KNOWN_FILES, KnownFile, cache_dir, cached, fetch, identify, sha256
 
 from jaxnst import known_files
-from jaxnst.known_files import KNOWN_FILES, KnownFile, cache_dir, cached, fetch, identify, sha256
 
 GOOD = np.random.default_rng(0).bytes(300_000)
 WRONG = GOOD[:-1] + bytes([GOOD[-1] ^ 1])

@@ -1,6 +1,5 @@
-"""The manifest of a job: what it tells after whatever way a process ended."""
+"""The manifest of a job, in whatever way a process ended."""
 
-import dataclasses
 import hashlib
 import json
 import threading
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxnst.manifest import Entry, Manifest, describe_run, file_digest
+from jaxnst.app.manifest import Entry, Manifest, describe_run, file_digest
 
 SETTINGS = {"size": "32", "seed": "0"}
 MADE_OF = {"content": "a.jpg", "content_sha256": "0123", "settings": SETTINGS}
 
 
 def made(folder: Path, output: str, **more: Any) -> Entry:
-    """A picture, and what a job would tell of it."""
+    """A picture, and the entry of a job about it."""
     path = folder / output
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(output.encode())
@@ -67,7 +66,7 @@ def test_the_later_of_two_lines_counts(folder: Path) -> None:
     assert len(lines(manifest.path)) == 3
 
 
-def test_half_a_line_is_no_line_and_spoils_no_other(folder: Path) -> None:
+def test_half_a_line_is_ignored_and_spoils_no_other(folder: Path) -> None:
     manifest = Manifest(folder)
     first = manifest.append(made(folder, "a.png"))
     begun = manifest.path.stat().st_size
@@ -89,7 +88,7 @@ def test_half_a_line_is_no_line_and_spoils_no_other(folder: Path) -> None:
 @pytest.mark.parametrize(
     "line", [b"[]", b"3", b"{}", b'{"output": "a.png"}', b'{"output": []}', b"\xff\xfe", b"\0"]
 )
-def test_what_is_no_line_of_a_manifest_is_none(folder: Path, line: bytes) -> None:
+def test_lines_of_another_kind_are_ignored(folder: Path, line: bytes) -> None:
     (folder / "manifest.jsonl").write_bytes(line + b"\n")
     entry = Manifest(folder).append(made(folder, "b.png"))
     assert Manifest(folder).entries == {"b.png": entry}
@@ -132,7 +131,7 @@ def test_processes_write_files_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("later", [0, 1, 2])
-def test_of_several_processes_the_latest_line_counts(folder: Path, later: int) -> None:
+def test_the_latest_line_of_several_processes_counts(folder: Path, later: int) -> None:
     paths = [folder / f"manifest{part}.jsonl" for part in ("", "-0000", "-0001")]
     for i, path in enumerate(paths):
         second = 10 if i == later else i
@@ -163,7 +162,7 @@ def test_merging_leaves_one_sorted_file(tmp_path: Path) -> None:
 def test_two_processes_open_a_new_folder_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one's file appears just when this one looks at what there is."""
+    """The other process's file appears just when this one looks into the folder."""
     ours, theirs = (Manifest(tmp_path / "job", process, 2) for process in range(2))
     look = Path.iterdir
 
@@ -179,7 +178,7 @@ def test_two_processes_open_a_new_folder_at_once(
 # --- what is done ------------------------------------------------------------------------------
 
 
-def test_what_is_done(folder: Path) -> None:
+def test_a_picture_is_done_once_its_line_says_so(folder: Path) -> None:
     manifest = Manifest(folder)
     assert not manifest.is_done("a.png", MADE_OF)
     manifest.append(made(folder, "a.png"))
@@ -203,7 +202,7 @@ def test_what_is_done(folder: Path) -> None:
         {"lane": {"style_weight": 1.0}},
     ],
 )
-def test_what_is_made_of_something_else_is_not_done(
+def test_a_picture_made_of_something_else_is_not_done(
     folder: Path, change: dict[str, object]
 ) -> None:
     manifest = Manifest(folder)
@@ -211,7 +210,7 @@ def test_what_is_made_of_something_else_is_not_done(
     assert not manifest.is_done("a.png", MADE_OF | change)
 
 
-def test_what_is_no_longer_there_as_it_was_is_not_done(folder: Path) -> None:
+def test_a_changed_or_missing_picture_is_not_done(folder: Path) -> None:
     manifest = Manifest(folder)
     manifest.append(made(folder, "a.png"))
     path = folder / "a.png"
@@ -244,9 +243,7 @@ def test_a_folder_is_made_and_opened_again(tmp_path: Path) -> None:
     Manifest(tmp_path / "empty").open(SETTINGS)
 
 
-def test_folders_that_do_not_serve_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")
     Path("mine").mkdir()
@@ -303,7 +300,7 @@ def test_a_job_is_discarded_with_its_pictures_and_no_other_file(folder: Path) ->
     assert list(Manifest(folder).entries) == ["a.png"]
 
 
-def test_what_is_no_job_is_not_discarded(tmp_path: Path) -> None:
+def test_discard_leaves_foreign_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_text("mine")
     Manifest(tmp_path).discard()
     Manifest(tmp_path / "none").discard()
@@ -312,39 +309,34 @@ def test_what_is_no_job_is_not_discarded(tmp_path: Path) -> None:
         Manifest(tmp_path).open(SETTINGS)
 
 
-# --- what a line tells -------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Case:
-    loss: list[float]
-    size: list[int]
-    best: int
+# --- a line about a run ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "case",
+    ("losses", "sizes", "best"),
     [
-        Case([3, 2, 4], [32] * 3, 1),
-        Case([3, 2, 1, 5, 4, 6], [16] * 3 + [32] * 3, 4),  # those of scales do not compare
-        Case([3, np.nan, 2], [32] * 3, 2),
-        Case([3, 2, np.nan], [16, 32, 32], 1),
+        ([3, 2, 4], [32] * 3, 1),
+        ([3, 2, 1, 5, 4, 6], [16] * 3 + [32] * 3, 4),  # losses of two sizes do not compare
+        ([3, np.nan, 2], [32] * 3, 2),
+        ([3, 2, np.nan], [16, 32, 32], 1),
     ],
 )
-def test_a_run_is_described(tmp_path: Path, case: Case) -> None:
+def test_a_run_is_described(
+    tmp_path: Path, losses: list[float], sizes: list[int], best: int
+) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"picture")
-    losses = np.array(case.loss, np.float32)
-    history = {"size": np.array(case.size), "loss": losses}
-    history |= {name: losses * i for i, name in enumerate(("content", "style", "tv"), 2)}
-    told = describe_run(path, history, "ok", 1.23456)
-    loss = case.loss[case.best]
-    assert told == {
+    rows = np.array(losses, np.float32)
+    history = {"evaluation": rows, "seconds": rows, "size": np.array(sizes), "loss": rows}
+    history |= {"content": rows * 2, "style": rows * 3, "a user's own": rows * 4}
+    entry = describe_run(path, history, "ok", 1.23456)
+    loss = losses[best]
+    assert entry == {
         "status": "done",
         "run": "ok",
         "evaluations": len(losses),
-        "losses": {"loss": loss, "content": 2 * loss, "style": 3 * loss, "tv": 4 * loss},
+        "losses": {"loss": loss, "content": 2 * loss, "style": 3 * loss, "a user's own": 4 * loss},
         "seconds": 1.235,
         "sha256": hashlib.sha256(b"picture").hexdigest(),
     }
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert json.loads(json.dumps(entry, allow_nan=False)) == entry

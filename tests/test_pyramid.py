@@ -112,13 +112,13 @@ def test_an_unchanged_image_gets_all_its_details_back():
     np.testing.assert_allclose(refined, resize(start, 10, 14), atol=1e-6)
 
 
-def test_what_is_carried_is_the_change():
+def test_the_change_of_the_coarser_scale_is_carried():
     start, change = noise(0, 20, 28), 0.1 * noise(1, 10, 14)
     refined = refine(resize(start, 10, 14) + change, start, [], 20, 28)
     np.testing.assert_allclose(refined, start + resize(change, 20, 28), atol=1e-6)
 
 
-def test_a_coarse_start_has_no_details_to_give():
+def test_a_coarse_start_adds_no_details():
     image, start = noise(0, 10, 14), noise(1, 5, 7)
     np.testing.assert_array_equal(refine(image, start, [], 20, 28), resize(image, 20, 28))
     same = noise(2, 10, 14)
@@ -143,7 +143,7 @@ def test_details_become_as_strong_as_those_of_the_styles(strength, gain):
     np.testing.assert_allclose(refined, 0.5 + gain * found, atol=1e-6)
 
 
-def test_nothing_is_made_of_a_start_or_a_style_without_details():
+def test_flat_starts_and_styles_add_nothing():
     flat, grey = jnp.full((20, 28, 3), 0.4), jnp.full((10, 14, 3), 0.5)
     np.testing.assert_allclose(refine(grey, flat, [noise(0, 20, 28)], 20, 28), 0.5, atol=1e-6)
     np.testing.assert_allclose(
@@ -197,7 +197,7 @@ def test_moments_of_adam_are_carried(chained):
         np.testing.assert_allclose(a[5, 6], b[10:12, 12:14].mean((0, 1)), atol=0.02)
 
 
-def test_other_states_begin_anew():
+def test_other_states_start_fresh():
     optimizer = optax.sgd(0.1, momentum=0.9)
     _, state = optimizer.update(jnp.ones((2, 2, 3)), optimizer.init(jnp.ones((2, 2, 3))))
     fresh = optimizer.init(jnp.ones((4, 4, 3)))

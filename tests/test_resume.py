@@ -18,13 +18,14 @@ import pytest
 from PIL import Image
 
 import jaxnst
-from jaxnst import checkpoint, cli, recorder
+from jaxnst.app import checkpoint, cli, runs
+from jaxnst.scales import run_scales
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
 CONTENT, STYLE = str(DEMO / "content.jpg"), str(DEMO / "style.jpg")
 # Two scales and a part of the network, whose programs all tests share.
 LAYERS = ["--content-layers", "relu2_1", "--style-layers", "relu1_1", "relu2_1"]
-SCALES = [*LAYERS, "--size", "48", "--min-size", "24", "--first-steps", "5", "--num-steps", "4"]
+SCALES = [*LAYERS, "--size", "48", "--min-size", "24", "--num-steps", "5", "4"]
 LBFGS = [*SCALES, "--memory", "3"]
 ADAM = [*SCALES, "--optimizer", "adam", "--clamp", "--average", "0.99"]
 BOTH = pytest.mark.parametrize("options", [LBFGS, ADAM], ids=["lbfgs", "adam"])
@@ -33,14 +34,14 @@ EACH = ["--checkpoint-seconds", "1e-9"]  # a state after each chunk
 
 
 def at_each_evaluation(*args, **options):
-    return jaxnst.style_transfer(*args, **options | {"every": 1})
+    return run_scales(*args, **options | {"every": 1})
 
 
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
     """The command in a folder of its own; `stop=n` is a Ctrl-C after n evaluations."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "style_transfer", at_each_evaluation)
+    monkeypatch.setattr(cli, "run_scales", at_each_evaluation)
 
     def call(*words, inputs=(CONTENT, STYLE, "-o", "out.png"), stop=None, numbers=(signal.SIGINT,)):
         def show(progress):
@@ -125,13 +126,14 @@ def test_the_command_to_go_on_with_is_quoted(run):
 
 def test_the_demo_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_progress", lambda *_: nullcontext(lambda _: True))
+    ctrl_c = nullcontext(lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(cli, "_progress", lambda *_: ctrl_c)
     words = ["demo", *LBFGS]
     assert cli.main(words) == 130
     assert f"jaxnst demo --resume {shlex.join(words[1:])}" in capsys.readouterr().out
 
 
-def test_an_interruption_at_the_very_end_is_none(run):
+def test_an_interruption_at_the_very_end_changes_nothing(run):
     assert run(*LBFGS, stop=TOTAL)[0] == 0
     assert run(*LBFGS, stop=TOTAL, numbers=[signal.SIGTERM])[0] == 0
     assert names() == ["out.png"]
@@ -177,12 +179,12 @@ def test_a_thread_can_call_the_command(run):
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (["--num-steps", "5"], "other num_steps"),
-        (["--first-steps", "6"], "other first_steps"),
+        (["--num-steps", "6", "4"], "other num_steps"),
         (["--content-weight", "7"], "other content_weight"),
         (["--seed", "1"], "other seed"),
         (["--pooling", "max"], "other pooling"),
         (["--memory", "4"], "other memory"),
+        (["--content-layers", "relu2_2"], "other content_layers and layer_weights"),
         (["--scale-factor", "1.5"], "other scale_factor"),
         (["--size", "47"], "other content and size and style"),
     ],
@@ -258,7 +260,7 @@ def no_space(*_, **__):
     raise OSError("No space left on device")
 
 
-@pytest.mark.parametrize("module", [checkpoint, recorder], ids=["state", "picture"])
+@pytest.mark.parametrize("module", [checkpoint, runs], ids=["state", "picture"])
 def test_what_cannot_be_saved_does_not_end_the_run(run, monkeypatch, caplog, module):
     with monkeypatch.context() as patch:
         patch.setattr(module, "save" if module is checkpoint else "save_image", no_space)
@@ -275,11 +277,18 @@ def test_what_cannot_be_saved_does_not_end_the_run(run, monkeypatch, caplog, mod
 
 def test_a_last_picture_that_cannot_be_saved_is_not_lost(run, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(recorder, "save_image", no_space)
+        patch.setattr(runs, "save_image", no_space)
         check_refused(run(*LBFGS, *EACH), "No space left")
     status, out, _ = run(*LBFGS, "--resume")
     assert status == 0 and f"after {TOTAL} evaluations" in out
     assert names() == ["out.png"]
+
+
+def failing_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize(
@@ -288,19 +297,14 @@ def test_a_last_picture_that_cannot_be_saved_is_not_lost(run, monkeypatch):
     ids=["device", "host"],
 )
 def test_too_little_memory_is_one_line(run, monkeypatch, error):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(cli, "style_transfer", fail)
+    monkeypatch.setattr(cli, "run_scales", failing_with(error))
     check_refused(run(*LBFGS), "memory", "smaller --size")
     assert names() == []
 
 
-def test_other_faults_of_jax_are_not_hidden(run, monkeypatch):
-    def fail(*_, **__):
-        raise jax.errors.JaxRuntimeError("INTERNAL: no such luck")
-
-    monkeypatch.setattr(cli, "style_transfer", fail)
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("INTERNAL: no such luck")])
+def test_other_faults_of_jax_are_not_hidden(run, monkeypatch, error):
+    monkeypatch.setattr(cli, "run_scales", failing_with(error))
     with pytest.raises(jax.errors.JaxRuntimeError):
         run(*LBFGS)
     assert names() == []
@@ -329,20 +333,20 @@ def test_a_file_in_the_place_of_the_folder_is_refused(run):
 # --- what it leaves behind ---------------------------------------------------------------------
 
 
-def test_the_loss_told_is_that_of_the_last_scale(run, monkeypatch):
-    histories = []
+def test_the_loss_shown_is_that_of_the_last_scale(run, monkeypatch):
+    losses = []
 
-    def transfer(*args, **options):
-        histories.append((result := at_each_evaluation(*args, **options)).history)
-        return result
+    def scales(*args, **options):
+        for progress in at_each_evaluation(*args, **options):
+            losses.append(progress.loss)
+            yield progress
 
-    monkeypatch.setattr(cli, "style_transfer", transfer)
+    monkeypatch.setattr(cli, "run_scales", scales)
     # Just after the image was enlarged, the loss is above what it was before.
-    status, out, _ = run(*LBFGS, "--first-steps", "20", stop=21)
+    status, out, _ = run(*LBFGS, "--num-steps", "20", "4", stop=21)
     assert status == 130
-    *losses, last = histories[0]["loss"]
-    assert last > min(losses)
-    assert f"loss {last:.4g} after 21 evaluations" in out
+    assert losses[-1] > min(losses)
+    assert f"loss {losses[-1]:.4g} after 21 evaluations" in out
 
 
 def test_pictures_are_kept(run):
@@ -354,7 +358,7 @@ def test_pictures_are_kept(run):
     assert len(set(files().values())) == 3
 
 
-def test_all_formats_and_transparency(run):
+def test_formats_and_transparency_are_kept(run):
     with Image.open(CONTENT) as picture:
         clear = picture.convert("RGBA").resize((48, 32))
     clear.paste((0, 0, 0, 0), (0, 0, 20, 32))
@@ -431,11 +435,13 @@ def test_an_animation_has_no_frames_of_another_run(run):
         ("--scale-factor x", "--scale-factor"),
         ("--average 1 --optimizer adam", "average"),
         ("--average x", "--average"),
-        ("--average 0.5", "average"),
-        ("--beta2 1", "beta2"),
-        ("--beta2 -1", "--beta2"),
-        ("--first-steps 0", "--first-steps"),
-        ("--clamp", "clamp"),
+        ("--average 0.5", "--average goes with --optimizer adam"),
+        ("--b2 1 --optimizer adam", "b2"),
+        ("--b2 -1", "--b2"),
+        ("--clamp", "--clamp goes with --optimizer adam"),
+        ("--memory 3 --optimizer adam", "--memory goes with --optimizer lbfgs"),
+        ("--num-steps 0 5", "--num-steps"),
+        ("--first-steps 5", "--first-steps"),
         ("--res", "--res"),
     ],
 )
@@ -506,9 +512,9 @@ def is_saving(folder):
 
 @pytest.mark.slow
 def test_a_real_process_is_interrupted_and_resumed(tmp_path):
-    words = [*LBFGS, "--first-steps", "100000", "--checkpoint-seconds", "0.1"]
+    words = [*LBFGS, "--num-steps", "100000", "4", "--checkpoint-seconds", "0.1"]
     process = start(tmp_path, *words)
-    assert wait_for(lambda: recorder.is_unfinished(tmp_path / "out.png"), process)
+    assert wait_for(lambda: runs.is_unfinished(tmp_path / "out.png"), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
@@ -546,7 +552,7 @@ def test_programs_are_compiled_once_and_damaged_ones_again(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "kills"), [([], 10), (ADAM[len(SCALES) :], 4)])
 def test_killed_again_and_again(tmp_path, options, kills):
-    words = ["--size", "64", "--min-size", "32", "--first-steps", "30", "--num-steps", "20"]
+    words = ["--size", "64", "--min-size", "32", "--num-steps", "30", "20"]
     words += ["--checkpoint-seconds", "0.2", "--save-every", "25", "--animation", "run.gif"]
     words += options
     alone, killed = tmp_path / "alone", tmp_path / "killed"
@@ -564,7 +570,7 @@ def test_killed_again_and_again(tmp_path, options, kills):
 
     draw, resumed, within, ended = random.Random(0), 0, 0, 0
     while kills:
-        resume = recorder.is_unfinished(out)
+        resume = runs.is_unfinished(out)
         process = start(killed, *words, *(["--resume"] if resume else []))
         before = states(folder)
         moment, longest = [
@@ -584,7 +590,7 @@ def test_killed_again_and_again(tmp_path, options, kills):
             kills -= 1
     print(f"{resumed} went on from a state, {within} were killed within a save, {ended} ended")
     assert resumed
-    finish(start(killed, *words, *(["--resume"] if recorder.is_unfinished(out) else [])))
+    finish(start(killed, *words, *(["--resume"] if runs.is_unfinished(out) else [])))
     made = {path.name: path.read_bytes() for path in killed.iterdir()}
     assert made.keys() == whole.keys()
     assert [name for name in whole if made[name] != whole[name]] == []

@@ -1,80 +1,83 @@
-"""Many transfers at once against the same ones by one, with the real network."""
+"""Sweeps against the same transfers one by one, with the real network."""
 
-import dataclasses
-import importlib
-import json
-import os
-import subprocess
-import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnst
 from jaxnst import (
+    Adam,
+    Content,
+    Lbfgs,
     LossWeights,
-    ObjectiveConfig,
+    Objective,
+    Penalty,
+    Picture,
     Progress,
     Status,
+    Style,
     SweepProgress,
     SweepResult,
+    TransferConfig,
     compute_targets,
+    init,
     load_image,
     loss_and_grad,
-    perceptual_loss,
+    outcome,
     preset,
+    step,
     style_transfer,
     sweep,
     weight_grid,
 )
-from jaxnst import lanes as lanes_module
-from jaxnst.objective import canonical_weights
-from jaxnst.optimize import init, outcome, run_chunk
 from jaxnst.pyramid import resize
-from jaxnst.sweep import group_size, sweep_groups
-from jaxnst.transfer_config import make_optimizer
-from jaxnst.vgg import Params
 
-CONFIG, DEEP_WEIGHTS = preset("pastiche")
-DEEP = dataclasses.replace(CONFIG, num_steps=6, memory=5)
+DEEP, DEEP_WEIGHTS = preset("pastiche")
+DEEP = replace(DEEP, num_steps=6, optimizer=Lbfgs(memory=5))
 # The first layers alone are soon compiled.
-CONFIG = dataclasses.replace(
-    CONFIG,
-    objective=ObjectiveConfig(content_layers=("relu2_1",), style_layers=("relu1_1", "relu2_1")),
+OBJECTIVE = Objective(
+    {"content": Content(("relu2_1",)), "style": Style(("relu1_1", "relu2_1")), "tv": Penalty()}
 )
-WEIGHTS = LossWeights(10.0, 0.1, 0.0, {"relu2_1": 1.0}, {"relu1_1": 2e-4, "relu2_1": 6e-5})
-LBFGS = dataclasses.replace(CONFIG, num_steps=6, memory=5)
-ADAM = dataclasses.replace(CONFIG, num_steps=6, optimizer="adam")
+WEIGHTS = LossWeights.ones(OBJECTIVE).replace(content=10.0, style=0.1, tv=0.0)
+WEIGHTS = WEIGHTS.replace_layers(style={"relu1_1": 2e-4, "relu2_1": 6e-5})
+LBFGS = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=5), num_steps=6)
+ADAM = replace(LBFGS, optimizer=Adam())
+NOISE = replace(ADAM, init="noise", num_steps=3)
 STYLE_WEIGHTS = np.array([1.0, 30.0, 1000.0], np.float32)
+THREE = WEIGHTS.replace(style=STYLE_WEIGHTS)
 
 side_by_side = partial(sweep, lane_batch=8)  # which CPUs do only if asked to
 
 
 @pytest.fixture(scope="module")
-def small(content: jax.Array) -> jax.Array:
-    return resize(content, 36, 48)
+def shared(content, style, params):
+    """Arguments that lanes share."""
+    content, style = resize(content, 36, 48), resize(style, 40, 32)
+    return {
+        "content": content,
+        "style": style,
+        "params": params,
+        "weights": WEIGHTS,
+        "config": ADAM,
+    }
 
 
-@pytest.fixture(scope="module")
-def paint(style: jax.Array) -> jax.Array:
-    return resize(style, 40, 32)
-
-
-def pick(tree: Any, lane: int) -> Any:
-    """One lane of weights of which some have lanes."""
+def pick(tree, lane):
+    """One lane of weights or settings of which some have lanes."""
     return jax.tree.map(lambda leaf: leaf[lane] if jnp.ndim(leaf) else leaf, tree)
 
 
-def check_same(together: Any, alone: Any, *, image: float = 1e-4, loss: float = 1e-3) -> None:
+def check_same(together, alone, *, image=1e-4, loss=1e-3):
     """Mean difference of the pictures and relative difference of the loss curves."""
     assert together.status is alone.status
     assert list(together.history) == list(alone.history)
-    np.testing.assert_array_equal(together.history["evaluation"], alone.history["evaluation"])
-    np.testing.assert_array_equal(together.history["size"], alone.history["size"])
+    for name in ("evaluation", "size"):
+        np.testing.assert_array_equal(together.history[name], alone.history[name])
     size = alone.history["loss"].min()  # a content term may start at 0
     for name in ("loss", "content", "style", "tv"):
         np.testing.assert_allclose(
@@ -83,7 +86,7 @@ def check_same(together: Any, alone: Any, *, image: float = 1e-4, loss: float = 
     assert float(jnp.abs(together.image - alone.image).mean()) < image
 
 
-# --- lanes are what separate runs are ----------------------------------------------------------
+# --- lanes are what separate runs are ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -95,134 +98,172 @@ def check_same(together: Any, alone: Any, *, image: float = 1e-4, loss: float = 
     ],
     ids=["adam", "lbfgs", "deep"],
 )
-def test_style_weights(
-    small: jax.Array, paint: jax.Array, params: Params, config: Any, weights: LossWeights
-) -> None:
-    weights = weights._replace(style=STYLE_WEIGHTS)
-    results = side_by_side(small, paint, params=params, weights=weights, config=config)
+def test_style_weights(shared, config, weights):
+    given = shared | {"config": config}
+    weights = weights.replace(style=STYLE_WEIGHTS)
+    results = side_by_side(**given | {"weights": weights})
     assert isinstance(results, SweepResult) and len(results) == 3
-    assert results.image.shape == (3, *small.shape) and results.image.dtype == np.float32
+    assert results.image.shape == (3, 36, 48, 3) and results.image.dtype == np.float32
     assert results.image.min() >= 0 and results.image.max() <= 1
     assert results.status.tolist() == [Status.OK] * 3
     assert {rows.shape for rows in results.history.values()} == {(3, 6)}
     for i, together in enumerate(results):
-        alone = style_transfer(small, paint, params=params, weights=pick(weights, i), config=config)
-        check_same(together, alone)
+        check_same(together, style_transfer(**given | {"weights": pick(weights, i)}))
     assert len(results[1:]) == 2
     np.testing.assert_array_equal(results[-1].image, results[2].image)
 
 
-LAYER_WEIGHTS = WEIGHTS._replace(
-    style_layers={name: np.array([1, 2]) * w for name, w in WEIGHTS.style_layers.items()}
-)
+LAYERS = WEIGHTS.replace_layers(style={"relu1_1": [2e-4, 4e-4], "relu2_1": [6e-5, 12e-5]})
+RATES = replace(ADAM, optimizer=Adam(learning_rate=np.array([0.01, 0.03])), num_steps=4)
+DECAYS = replace(RATES, optimizer=Adam(b1=np.array([0.5, 0.9]), average=np.array([0.0, 0.9])))
+LENGTHS = replace(LBFGS, optimizer=Lbfgs(memory=3, max_step=np.array([0.01, 0.05])))
+
+
+def flipped(image):
+    return jnp.stack([image, image[::-1]])
+
+
+def lanes_of(axis, content, style):
+    """What differs between two lanes, and a function to the same of one lane."""
+    other, keys = resize(1 - style, 24, 33), jax.random.split(jax.random.key(7), 2)
+    regions = jnp.stack([jnp.eye(36, 48), 1 - jnp.eye(36, 48)])
+    where = jnp.zeros(style.shape[:2]).at[:20].set(1)
+    contents, styles = flipped(content), jnp.stack([style, 1 - style])
+    shares = np.array([[1.0, 3.0], [3.0, 1.0]])
+    two = {"style": [style, other]}
+    of_style = {"style": [Picture(styles, where), style], "blend": [2, 1]}
+    of_regions = {"style": [styles, other], "regions": regions}
+    configs = {"rates": RATES, "decays": DECAYS, "lengths": LENGTHS}
+    if axis in configs:
+        config = configs[axis]
+        return {"config": config}, lambda i: {
+            "config": replace(config, optimizer=pick(config.optimizer, i))
+        }
+    return {
+        "layers": ({"weights": LAYERS}, lambda i: {"weights": pick(LAYERS, i)}),
+        "tv": (
+            {"weights": WEIGHTS.replace(tv=[0.0, 1e5])},
+            lambda i: {"weights": WEIGHTS.replace(tv=[0.0, 1e5][i])},
+        ),
+        "content": ({"content": contents}, lambda i: {"content": contents[i]}),
+        "content picture": (
+            {"content": Picture(contents, regions[1])},
+            lambda i: {"content": Picture(contents[i], regions[1])},
+        ),
+        "style": ({"style": styles}, lambda i: {"style": styles[i]}),
+        "one of two styles": ({"style": [other, styles]}, lambda i: {"style": [other, styles[i]]}),
+        "blend": ({**two, "blend": shares}, lambda i: {**two, "blend": shares[i]}),
+        "style picture": (
+            of_style,
+            lambda i: {**of_style, "style": [Picture(styles[i], where), style]},
+        ),
+        "style in regions": (of_regions, lambda i: {**of_regions, "style": [styles[i], other]}),
+        "keys": (
+            {"key": keys, "config": NOISE},
+            lambda i: {"key": keys[i], "config": NOISE},
+        ),
+        "one key": (
+            {"key": keys[0], "config": NOISE, "content": contents},
+            lambda i: {"key": keys[0], "config": NOISE, "content": contents[i]},
+        ),
+        "first image": ({"initial_image": contents}, lambda i: {"initial_image": contents[i]}),
+    }[axis]
 
 
 @pytest.mark.parametrize(
-    "axis", ["layers", "tv", "content", "style", "blend", "keys", "one key", "first image"]
+    "axis",
+    [
+        "layers",
+        "tv",
+        "content",
+        "content picture",
+        "style",
+        "one of two styles",
+        "blend",
+        "style picture",
+        "style in regions",
+        "keys",
+        "one key",
+        "first image",
+        "rates",
+        "decays",
+        "lengths",
+    ],
 )
-def test_any_axis(small: jax.Array, paint: jax.Array, params: Params, axis: str) -> None:
-    contents = jnp.stack([small, small[::-1]])
-    paints = jnp.stack([paint, 1 - paint])
-    config = dataclasses.replace(ADAM, num_steps=3)
-    noise = dataclasses.replace(config, init="noise")
-    keys = jax.random.split(jax.random.key(7), 2)
-    other = resize(paint, 24, 33)
-    give, each = {
-        "layers": ({"weights": LAYER_WEIGHTS}, lambda i: {"weights": pick(LAYER_WEIGHTS, i)}),
-        "tv": (
-            {"weights": WEIGHTS._replace(tv=np.array([0.0, 1e5]))},
-            lambda i: {"weights": WEIGHTS._replace(tv=[0.0, 1e5][i])},
-        ),
-        "content": ({"content": contents}, lambda i: {"content": contents[i]}),
-        "style": ({"style": paints}, lambda i: {"style": paints[i]}),
-        "blend": ({"style": [other, paints]}, lambda i: {"style": [other, paints[i]]}),
-        "keys": ({"key": keys, "config": noise}, lambda i: {"key": keys[i], "config": noise}),
-        "one key": (
-            {"key": keys[0], "config": noise, "content": contents},
-            lambda i: {"key": keys[0], "config": noise, "content": contents[i]},
-        ),
-        "first image": (
-            {"initial_image": contents},
-            lambda i: {"initial_image": contents[i]},
-        ),
-    }[axis]
-    shared = {"content": small, "style": paint, "weights": WEIGHTS, "config": config}
-    results = side_by_side(**(shared | give), params=params)
+def test_lanes_over_anything(shared, axis):
+    given = shared | {"config": replace(ADAM, num_steps=3)}
+    lanes, lane = lanes_of(axis, shared["content"], shared["style"])
+    results = side_by_side(**given | lanes)
     assert len(results) == 2
-    first, second = results.history["loss"]
-    assert not np.allclose(first, second, rtol=5e-3)
+    losses = results.history["loss"]
+    assert not np.allclose(*losses, rtol=1e-3) or not np.allclose(*results.image, atol=1e-3)
     for i in range(2):
-        check_same(results[i], style_transfer(**(shared | each(i)), params=params))
+        check_same(results[i], style_transfer(**given | lane(i)))
 
 
-def test_coarse_to_fine(small: jax.Array, paint: jax.Array, params: Params) -> None:
-    config = dataclasses.replace(ADAM, num_steps=3, first_steps=5, min_size=24, average=0.9)
-    weights = WEIGHTS._replace(style=STYLE_WEIGHTS[:2])
-    results = side_by_side(small, paint, params=params, weights=weights, config=config)
+def test_coarse_to_fine(shared):
+    config = replace(ADAM, num_steps=(5, 3), min_size=24, optimizer=Adam(average=0.9))
+    given, weights = shared | {"config": config}, pick(THREE, np.s_[:2])
+    results = side_by_side(**given | {"weights": weights})
     np.testing.assert_array_equal(results.history["size"], [[24] * 5 + [48] * 3] * 2)
     for i in range(2):
-        alone = style_transfer(small, paint, params=params, weights=pick(weights, i), config=config)
-        check_same(results[i], alone)
+        check_same(results[i], style_transfer(**given | {"weights": pick(weights, i)}))
 
 
-def test_a_lane_that_is_lost_leaves_the_others_alone(
-    small: jax.Array, paint: jax.Array, params: Params
-) -> None:
-    config = dataclasses.replace(ADAM, num_steps=3, min_size=24)
-    weights = WEIGHTS._replace(style=np.array([10, np.nan, 100], np.float32))
-    results = side_by_side(small, paint, params=params, weights=weights, config=config)
+def test_a_lost_lane_leaves_the_others_alone(shared):
+    given = shared | {"config": replace(ADAM, num_steps=3, min_size=24)}
+    weights = WEIGHTS.replace(style=np.array([10, np.nan, 100], np.float32))
+    results = side_by_side(**given | {"weights": weights})
     assert results.status.tolist() == [Status.OK, Status.NON_FINITE, Status.OK]
     assert np.isfinite(results.image).all()
     assert len(results[1].history["loss"]) == 1 and len(results[2].history["loss"]) == 6
     for i in (0, 2):
-        alone = style_transfer(small, paint, params=params, weights=pick(weights, i), config=config)
-        check_same(results[i], alone)
+        check_same(results[i], style_transfer(**given | {"weights": pick(weights, i)}))
 
 
-def test_users_own_vmap_does_the_same(small: jax.Array, paint: jax.Array, params: Params) -> None:
-    weights = WEIGHTS._replace(style=jnp.array(STYLE_WEIGHTS))
-    in_axes = LossWeights(None, 0, None, None, None)
-    objective, optimizer = LBFGS.objective, make_optimizer(LBFGS)
-    targets = compute_targets(small, [paint], params, config=objective)
+def test_a_vmap_of_ones_own_does_the_same(shared):
+    content, params = shared["content"], shared["params"]
+    sources = {"content": content, "style": shared["style"]}
+    targets = compute_targets(sources, params, objective=OBJECTIVE)
+    in_axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, THREE)
 
-    def value_and_grad(image: jax.Array, weights: LossWeights) -> Any:
-        return loss_and_grad(image, params, targets, weights, config=objective)
+    def value_and_grad(image, weights):
+        return loss_and_grad(image, params, targets, weights, objective=OBJECTIVE)
 
-    def transfer(weights: LossWeights) -> Any:
-        state = init(value_and_grad, small, weights, optimizer=optimizer)
-        return run_chunk(value_and_grad, state, LBFGS.num_steps, weights)
+    def transfer(weights):
+        def body(state, _):
+            return step(value_and_grad, state, weights, optimizer=LBFGS.optimizer, limit=6)
 
-    states = jax.jit(jax.vmap(transfer, (in_axes,)))(weights)
+        state = init(value_and_grad, content, weights, optimizer=LBFGS.optimizer)
+        return jax.lax.scan(body, state, None, length=6)
+
+    states, infos = jax.jit(jax.vmap(transfer, (in_axes,)))(THREE)
     images = jax.vmap(outcome)(states)
-    results = side_by_side(small, paint, params=params, weights=weights, config=LBFGS)
+    results = side_by_side(**shared | {"weights": THREE, "config": LBFGS})
     for i in range(3):
-        np.testing.assert_allclose(
-            states.history["loss"][i, :6], results[i].history["loss"], rtol=1e-3
-        )
+        np.testing.assert_allclose(infos.loss[i], results[i].history["loss"], rtol=1e-3)
         assert np.abs(np.clip(images[i], 0, 1) - results.image[i]).mean() < 1e-4
-    losses, _ = jax.vmap(
-        lambda weights: perceptual_loss(small, params, targets, weights, config=objective),
-        (in_axes,),
-    )(weights)
-    np.testing.assert_allclose(losses, results.history["loss"][:, 0], rtol=1e-4)
+
+
+def at_128(optimizer, **objective):
+    """A config, eight style weights, and the demo's pictures."""
+    steps, optimizer = (50, Adam()) if optimizer == "adam" else (30, Lbfgs(memory=20))
+    objective = replace(DEEP.objective, **objective)
+    config = replace(DEEP, objective=objective, optimizer=optimizer, num_steps=steps)
+    demo = Path(jaxnst.__file__).parent / "demo"
+    pictures = [load_image(demo / f"{name}.jpg", size=128) for name in ("content", "style")]
+    return config, DEEP_WEIGHTS.replace(style=np.geomspace(0.1, 1e3, 8)), pictures
 
 
 @pytest.mark.slow  # minutes on two cores
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_eight_style_weights_at_128_in_float64(params: Params, optimizer: Any) -> None:
-    steps = 50 if optimizer == "adam" else 30
-    objective = dataclasses.replace(DEEP.objective, dtype="float64")
-    config = dataclasses.replace(
-        DEEP, objective=objective, optimizer=optimizer, num_steps=steps, memory=20
-    )
-    weights = DEEP_WEIGHTS._replace(style=np.geomspace(0.1, 1e3, 8))
-    demo = Path(lanes_module.__file__).parent / "demo"
-    pictures = [load_image(demo / f"{name}.jpg", size=128) for name in ("content", "style")]
+def test_eight_style_weights_at_128_in_float64(params, optimizer):
+    config, weights, pictures = at_128(optimizer, dtype="float64")
     with jax.enable_x64(True):
         content, style, params = jax.tree.map(
             lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (*pictures, params)
         )
-        shared: dict[str, Any] = {"params": params, "config": config}
+        shared = {"params": params, "config": config}
         results = side_by_side(content, style, weights=weights, **shared)
         for i in (0, 7):
             alone = style_transfer(content, style, weights=pick(weights, i), **shared)
@@ -232,15 +273,11 @@ def test_eight_style_weights_at_128_in_float64(params: Params, optimizer: Any) -
 
 @pytest.mark.slow  # minutes on two cores
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_eight_style_weights_at_128_in_float32(params: Params, optimizer: Any) -> None:
+def test_eight_style_weights_at_128_in_float32(params, optimizer):
     """One at a time, lanes have the bits of single runs. Side by side they round otherwise, and a
     run depends on the last bits of its start; they are to differ no more than by those."""
-    demo = Path(lanes_module.__file__).parent / "demo"
-    content, style = (load_image(demo / f"{name}.jpg", size=128) for name in ("content", "style"))
-    steps = 50 if optimizer == "adam" else 30
-    config = dataclasses.replace(DEEP, optimizer=optimizer, num_steps=steps, memory=20)
-    weights = DEEP_WEIGHTS._replace(style=np.geomspace(0.1, 1e3, 8))
-    shared: dict[str, Any] = {"params": params, "config": config}
+    config, weights, (content, style) = at_128(optimizer)
+    shared = {"params": params, "config": config}
     in_turn = sweep(content, style, weights=weights, **shared)
     results = side_by_side(content, style, weights=weights, **shared)
     rounding = 6e-8 * jax.random.rademacher(jax.random.key(0), content.shape)
@@ -263,330 +300,101 @@ def test_eight_style_weights_at_128_in_float32(params: Params, optimizer: Any) -
         assert loss < (1e-3 if optimizer == "adam" else 3 * floor)
 
 
-# --- programs and memory -----------------------------------------------------------------------
-
-COMPILED: list[str] = []
-
-
-def _listen(event: str, duration: float, **details: Any) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-        COMPILED.append(details.get("fun_name", "?"))
-
-
-jax.monitoring.register_event_duration_secs_listener(_listen)
-
-
-def test_all_lanes_and_groups_share_one_program(
-    small: jax.Array, paint: jax.Array, params: Params
-) -> None:
-    config = dataclasses.replace(ADAM, num_steps=2, beta2=0.95)  # which no other test has
-
-    def steps_compiled(weights: LossWeights, **options: Any) -> int:
-        before = len(COMPILED)
-        options = {"lane_batch": 8, **options}
-        sweep(small, paint, params=params, weights=weights, config=config, **options)
-        return sum("step_lanes" in name for name in COMPILED[before:])
-
-    assert steps_compiled(WEIGHTS._replace(style=STYLE_WEIGHTS)) == 1
-    assert steps_compiled(WEIGHTS._replace(style=STYLE_WEIGHTS * 2)) == 0
-    assert steps_compiled(WEIGHTS._replace(style=[1, 2.5, 4])) == 0
-    assert steps_compiled(WEIGHTS._replace(tv=STYLE_WEIGHTS)) == 0
-    assert steps_compiled(WEIGHTS._replace(style=np.arange(6)), lane_batch=3) == 0
+# --- one after another, and while it runs --------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", [ADAM, LBFGS], ids=["adam", "lbfgs"])
-def test_by_default_cpus_run_one_lane_after_another(
-    small: jax.Array, paint: jax.Array, params: Params, config: Any
-) -> None:
-    weights = WEIGHTS._replace(style=STYLE_WEIGHTS)
-    singles = [
-        style_transfer(small, paint, params=params, weights=pick(weights, i), config=config)
-        for i in range(3)
-    ]
-    records: list[SweepProgress] = []
-    results = sweep(
-        small, paint, params=params, weights=weights, config=config, callback=records.append
-    )
-    for together, alone in zip(results, singles, strict=True):
+def test_by_default_cpus_run_one_lane_after_another_to_the_same_bits(shared, config):
+    given, records = shared | {"config": config}, []
+    results = sweep(**given | {"weights": THREE}, callback=records.append)
+    for i, together in enumerate(results):
+        alone = style_transfer(**given | {"weights": pick(THREE, i)})
         check_same(together, alone)
         np.testing.assert_array_equal(together.image, alone.image)
         np.testing.assert_array_equal(together.history["loss"], alone.history["loss"])
     assert {record.lanes for record in records} == {range(i, i + 1) for i in range(3)}
     last = records[-1].progress
-    assert last.x.shape == (1, *small.shape) and last.loss.shape == (1,)
+    assert last.x.shape == (1, 36, 48, 3) and last.loss.shape == (1,)
     assert last.history["loss"].shape == (1, 6)
 
 
-def test_lanes_one_after_another_share_a_program_at_each_scale(
-    small: jax.Array, paint: jax.Array, params: Params
-) -> None:
-    config = dataclasses.replace(ADAM, num_steps=3, min_size=24, beta2=0.94)  # no other test has
-    begun = len(COMPILED)
-    sweep(
-        small,
-        paint,
-        params=params,
-        weights=WEIGHTS._replace(style=STYLE_WEIGHTS),
-        config=config,
-    )
-    assert COMPILED[begun:].count("jit(step)") == 2
-
-
-def test_groups_are_as_all_at_once(small: jax.Array, paint: jax.Array, params: Params) -> None:
-    shared: dict[str, Any] = {"params": params, "config": dataclasses.replace(ADAM, num_steps=2)}
-    weights = WEIGHTS._replace(style=np.geomspace(1, 100, 5))
-    whole = side_by_side(small, paint, weights=weights, **shared)
-    groups = list(sweep_groups(small, paint, weights=weights, lane_batch=2, **shared))
-    assert [lanes for lanes, _ in groups] == [range(0, 2), range(2, 4), range(4, 5)]
-    assert [len(results) for _, results in groups] == [2, 2, 1]
-    parts = sweep(small, paint, weights=weights, lane_batch=2, **shared)
-    for i in range(5):
-        check_same(parts[i], whole[i])
-
-
-@pytest.mark.parametrize(
-    ("count", "lane_batch", "devices", "size"),
-    [
-        (8, 8, 1, 8),
-        (8, 100, 1, 8),
-        (8, 3, 1, 3),  # 3, 3, 2
-        (9, 8, 1, 5),  # rather than 8 and 1
-        (10, 5, 4, 4),  # no more than asked for
-        (8, 8, 8, 8),
-        (9, 16, 8, 16),
-        (5, 4, 4, 4),
-        (1, 1, 1, 1),
-    ],
-)
-def test_group_size(count: int, lane_batch: int, devices: int, size: int) -> None:
-    assert group_size(count, lane_batch, devices) == size
-
-
-def test_as_many_lanes_as_fit_in_memory(
-    small: jax.Array, paint: jax.Array, params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = WEIGHTS._replace(style=np.geomspace(1, 100, 6))
-    config = dataclasses.replace(ADAM, num_steps=1)
-    module = importlib.import_module("jaxnst.sweep")  # the function hides it
-    needs: list[int] = []
-
-    def memory_of_step(*args: Any) -> int:
-        needs.append(lanes_module.memory_of_step(*args))
-        return needs[-1]
-
-    def fit_within(share: float) -> int:
-        monkeypatch.setattr(module, "memory_for_lanes", lambda _: share * needs[-1])
-        of_lanes = jax.tree.map(lambda leaf: np.broadcast_to(leaf, 6), canonical_weights(weights))
-        devices = jax.local_devices()[:1]
-        return module.lanes_that_fit(small, [paint], params, of_lanes, config, devices)
-
-    monkeypatch.setattr(module, "memory_of_step", memory_of_step)
-    assert fit_within(1.0) == 6
-    assert fit_within(0.5) == 3
-    assert fit_within(0.01) == 1
-    # The features of six lanes behind relu1_1, forward, are the least that is needed.
-    assert needs[0] > 6 * 36 * 48 * 64 * 4
-
-
-def test_memory_for_lanes_is_what_is_free() -> None:
-    import psutil
-
-    free = psutil.virtual_memory().available
-    (device,) = jax.local_devices()[:1]
-    assert 0 < lanes_module.memory_for_lanes([device]) < 1.2 * free
-
-    class Accelerator:
-        def __init__(self, used: int) -> None:
-            self.used = used
-
-        def memory_stats(self) -> dict[str, int]:
-            return {"bytes_limit": 1000, "bytes_in_use": self.used}
-
-    devices: Any = [Accelerator(100), Accelerator(500)]
-    assert lanes_module.memory_for_lanes(devices) == 350  # 0.7 of the least
-
-
-# --- while it runs -----------------------------------------------------------------------------
-
-
-def test_callback_gets_records_of_lanes(small: jax.Array, paint: jax.Array, params: Params) -> None:
+def test_the_callback_gets_records_of_lanes(shared):
     records: list[SweepProgress] = []
-    weights = WEIGHTS._replace(style=STYLE_WEIGHTS)
-    config = dataclasses.replace(ADAM, num_steps=3)
-    sweep(
-        small,
-        paint,
-        params=params,
-        weights=weights,
-        config=config,
-        lane_batch=2,
-        callback=records.append,
-    )
-    assert {(record.lanes, record.num_lanes) for record in records} == {
-        (range(0, 2), 3),
-        (range(2, 3), 3),
-    }
+    given = shared | {"weights": THREE, "config": replace(ADAM, num_steps=3)}
+    sweep(**given, lane_batch=2, callback=records.append)
+    found = {(record.lanes, record.num_lanes) for record in records}
+    assert found == {(range(0, 2), 3), (range(2, 3), 3)}
     for lanes, _, progress in records:
         assert isinstance(progress, Progress) and progress.num_steps == 3
         assert progress.loss.shape == progress.terms["style"].shape == (len(lanes),)
-        assert progress.x.shape == (len(lanes), *small.shape)
+        assert progress.status.shape == progress.done.shape == (len(lanes),)
+        assert progress.x.shape == (len(lanes), 36, 48, 3)
         assert {len(rows) for rows in progress.history.values()} == {len(lanes)}
     assert records[-1].progress.evaluation == 3
 
 
-def test_interrupted(small: jax.Array, paint: jax.Array, params: Params) -> None:
-    config = dataclasses.replace(ADAM, num_steps=4, init="noise", min_size=24)
-    results = sweep(
-        small,
-        paint,
-        params=params,
-        weights=WEIGHTS._replace(style=STYLE_WEIGHTS),
-        config=config,
-        lane_batch=1,
-        callback=lambda record: record.lanes.start == 1,
-    )
+@pytest.mark.parametrize("how", ["callback", "Ctrl-C"])
+def test_an_interrupted_sweep_keeps_what_there_is(shared, how):
+    def stop(record):
+        if record.lanes.start == 1 and how == "Ctrl-C":
+            raise KeyboardInterrupt
+        return record.lanes.start == 1
+
+    config = replace(NOISE, num_steps=4, min_size=24)
+    given = shared | {"weights": THREE, "config": config}
+    results = sweep(**given, lane_batch=1, callback=stop)
     assert results.status.tolist() == [Status.OK, Status.INTERRUPTED, Status.INTERRUPTED]
     lengths = [len(result.history["loss"]) for result in results]
     assert lengths[0] == 8 and 0 < lengths[1] < 8 and lengths[2] == 0
-    assert results.image.shape == (3, *small.shape)
+    assert results.image.shape == (3, 36, 48, 3)
     assert np.isfinite(results.image).all()
+    assert results.history["evaluation"].dtype.kind == "i"
 
 
-# --- refusals ----------------------------------------------------------------------------------
+# --- refusals and grids --------------------------------------------------------------------------
+
+KEYS = jax.random.split(jax.random.key(0))
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({}, ValueError, "nothing has a leading axis"),
-        ({"weights": WEIGHTS._replace(style=np.ones((2, 2)))}, ValueError, r"style.*\(2, 2\)"),
-        ({"weights": WEIGHTS._replace(style=np.ones(0))}, ValueError, "one or more"),
+        ({"weights": WEIGHTS.replace(style=np.ones((2, 2)))}, ValueError, r"style.*\(2, 2\)"),
+        ({"weights": WEIGHTS.replace(style=np.ones(0))}, ValueError, "one or more"),
         (
-            {"weights": WEIGHTS._replace(style=np.ones(2), tv=np.ones(3))},
+            {"weights": WEIGHTS.replace(style=np.ones(2), tv=np.ones(3))},
             ValueError,
-            "style weight has 2, tv weight has 3",
+            "style.* has 2, .*tv.* has 3",
+        ),
+        (
+            {"config": RATES, "weights": WEIGHTS.replace(style=np.ones(3))},
+            ValueError,
+            "style.* has 3, .*learning_rate has 2",
         ),
         ({"content": np.zeros((2, 36, 48, 4), np.float32)}, ValueError, "content"),
         ({"content": np.zeros((2, 36, 48, 3), np.uint8)}, TypeError, "content"),
-        ({"style": np.zeros((48, 3), np.float32)}, ValueError, "style 1"),
-        ({"style": []}, ValueError, "at least one style"),
-        ({"lane_batch": 0, "key": jax.random.split(jax.random.key(0))}, ValueError, "lane_batch"),
-        ({"lane_batch": True, "key": jax.random.split(jax.random.key(0))}, ValueError, "lane_b"),
-        ({"devices": [], "key": jax.random.split(jax.random.key(0))}, ValueError, "device"),
+        ({"style": np.zeros((48, 3), np.float32), "key": KEYS}, ValueError, "style"),
+        ({"style": [], "key": KEYS}, ValueError, "style must be one or more"),
+        ({"blend": np.ones((2, 2))}, ValueError, "blend has 2 shares"),
+        ({"regions": np.ones((2, 5, 5)), "key": KEYS}, ValueError, "regions"),
+        ({"lane_batch": 0, "key": KEYS}, ValueError, "lane_batch"),
+        ({"lane_batch": True, "key": KEYS}, ValueError, "lane_batch"),
+        ({"devices": [], "key": KEYS}, ValueError, "device"),
     ],
 )
-def test_refusals(
-    small: jax.Array, paint: jax.Array, params: Params, change: Any, error: Any, message: str
-) -> None:
-    given = {"content": small, "style": paint, "weights": WEIGHTS, "config": ADAM} | change
+def test_refusals(shared, change, error, message):
     with pytest.raises(error, match=message):
-        sweep(**given, params=params)
+        sweep(**shared | change)
 
 
-def test_weight_grid() -> None:
+def test_weight_grid():
     weights = weight_grid(WEIGHTS, style=[1, 10], tv=[0, 0.5, 1])
-    np.testing.assert_array_equal(weights.style, [1, 1, 1, 10, 10, 10])
-    np.testing.assert_array_equal(weights.tv, [0, 0.5, 1, 0, 0.5, 1])
-    assert weights.content == WEIGHTS.content
-    with pytest.raises(TypeError, match="style_layers"):
-        weight_grid(WEIGHTS, style_layers=[1])
-    with pytest.raises(ValueError, match="one or more values"):
-        weight_grid(WEIGHTS)
-    with pytest.raises(ValueError, match="one or more values"):
-        weight_grid(WEIGHTS, style=[])
-
-
-# --- devices -----------------------------------------------------------------------------------
-
-ON_EIGHT = """
-import dataclasses, json, re, sys
-import jax, numpy as np
-import jaxnst
-from jaxnst import lanes
-from jaxnst.pyramid import resize
-
-assert len(jax.devices()) == 8
-demo = jaxnst.__path__[0] + "/demo/"
-content = resize(jaxnst.load_image(demo + "content.jpg", size=96), 36, 48)
-style = resize(jaxnst.load_image(demo + "style.jpg", size=80), 40, 32)
-params = jaxnst.load_params()
-config, weights = jaxnst.preset("pastiche")
-objective = jaxnst.ObjectiveConfig(("relu2_1",), ("relu1_1", "relu2_1"))
-config = dataclasses.replace(config, objective=objective, num_steps=3, memory=3)
-weights = weights._replace(
-    content_layers={"relu2_1": 1.0}, style_layers={"relu1_1": 2e-4, "relu2_1": 6e-5}
-)
-texts, used = [], []
-step = lanes.compiled_lanes
-
-def spied(mesh, axes):
-    compiled = step(mesh, axes)
-    def call(value_and_grad, state, limit, *args):
-        if mesh.size == 8 and not texts:
-            program = compiled.step.lower(value_and_grad, state, limit, *args).compile()
-            texts.append(program.as_text())
-        state = compiled.step(value_and_grad, state, limit, *args)
-        used.append((len(state.x.sharding.device_set), state.x.addressable_shards[0].data.shape[0]))
-        return state
-    return dataclasses.replace(compiled, step=call)
-
-def run(count, devices, lane_batch=64):
-    used.clear()
-    some = grid._replace(style=grid.style[:count])
-    results = jaxnst.sweep(
-        content, style, params=params, weights=some, config=config, devices=devices,
-        lane_batch=lane_batch,
-    )
-    return results, sorted(set(used))
-
-out = {}
-lanes.compiled_lanes = spied
-grid = weights._replace(style=np.geomspace(1, 1000, 12))
-single, out["one"] = run(12, jax.devices()[:1])
-for count, lane_batch in ((12, 8), (12, 16), (3, 64)):
-    many, used_by = run(count, jax.devices(), lane_batch)
-    out[f"{count} {lane_batch}"] = {
-        "used": used_by,
-        "difference": float(np.abs(many.image - single.image[:count]).mean()),
-        "loss": float(np.abs(many.history["loss"] / single.history["loss"][:count] - 1).max()),
-    }
-collectives = r"all-reduce|all-gather|all-to-all|collective|reduce-scatter|partition-id"
-out["collectives"] = sorted({m for text in texts for m in re.findall(collectives, text)})
-out["convolutions"] = [len(re.findall("convolution", text)) for text in texts]
-json.dump(out, sys.stdout)
-"""
-
-
-@pytest.fixture(scope="module")
-def on_eight() -> Any:
-    """What a process with eight devices has found."""
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ON_EIGHT],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize(
-    ("case", "devices", "each"),
-    [("12 8", 8, 1), ("12 16", 8, 2), ("3 64", 3, 1)],
-    ids=["two groups", "a remainder", "fewer lanes than devices"],
-)
-def test_all_devices_work_and_give_what_one_gives(
-    on_eight: Any, case: str, devices: int, each: int
-) -> None:
-    found = on_eight[case]
-    assert found["used"] == [[devices, each]]
-    assert on_eight["one"] == [[1, 12]]
-    assert found["difference"] < 1e-4
-    assert found["loss"] < 1e-3
-
-
-def test_devices_do_not_communicate(on_eight: Any) -> None:
-    assert on_eight["collectives"] == []
-    assert on_eight["convolutions"][0] > 4  # it is the right program: the network and back
+    np.testing.assert_array_equal(weights.scales["style"], [1, 1, 1, 10, 10, 10])
+    np.testing.assert_array_equal(weights.scales["tv"], [0, 0.5, 1, 0, 0.5, 1])
+    assert weights.scales["content"] == 10 and weights.layers == WEIGHTS.layers
+    with pytest.raises(TypeError, match="no term 'relu1_1'"):
+        weight_grid(WEIGHTS, relu1_1=[1])
+    for values in ({}, {"style": []}):
+        with pytest.raises(ValueError, match="one or more values"):
+            weight_grid(WEIGHTS, **values)

@@ -1,27 +1,25 @@
 """What `jaxnst sweep` leaves in its folder, at one go or at several."""
 
-import contextlib
 import dataclasses
-import io
 import itertools
-import json
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import helpers
 import numpy as np
 import pytest
+from helpers import Outcome, check_refused, contents, kept, manifest, send_signals
 from PIL import Image
 
-from jaxnst import LossWeights, TransferConfig, cli, load_image, style_transfer, sweep, weight_grid
+from jaxnst import Params, load_image, style_transfer, sweep, weight_grid
+from jaxnst.app import cli
+from jaxnst.app.manifest import file_digest
+from jaxnst.app.options import Choice, choose
+from jaxnst.app.parser import make_parser
+from jaxnst.app.sweep_folder import SweepFolder, settings_grid
 from jaxnst.images import load_alpha
-from jaxnst.manifest import file_digest
-from jaxnst.options import recipe
-from jaxnst.parser import make_parser
-from jaxnst.sweep_folder import SweepFolder, settings_grid
-from jaxnst.vgg import Params
 
 LAYERS = ["--content-layers", "relu2_1", "--style-layers", "relu1_1"]
 SMALL = ["--preset", "pastiche", *LAYERS, "--optimizer", "adam", "--size", "32", "--num-steps", "3"]
@@ -32,55 +30,21 @@ PICTURES = ["001.png", "002.png", "003.png", "004.png"]
 REST = ["index.html", "manifest.jsonl", "sheet.jpg"]
 
 
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
+def call(*words: str) -> Outcome:
+    return helpers.call("sweep", "clear.png", "paint.png", "-o", "out", *SMALL, *words)
 
 
-def call(*words: str, output: str = "out") -> Outcome:
-    """The command within this process."""
-    command = ["sweep", "clear.png", "paint.png", "-o", output, *SMALL, *words]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status: Any = cli.main(command)
-        except SystemExit as error:
-            status = error.code
-    return Outcome(status, out.getvalue(), err.getvalue())
-
-
-def names(folder: str = "out") -> list[str]:
+def names(folder: Path | str = "out") -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def kept(folder: str = "out") -> dict[str, tuple[int, bytes]]:
-    """When each picture was written, and its bytes."""
-    return {
-        path.name: (path.stat().st_mtime_ns, path.read_bytes())
-        for path in sorted(Path(folder).glob("*.png"))
-    }
-
-
-def pixels(path: str) -> Any:
+def pixels(path: Path | str) -> Any:
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"), np.float32) / 255
 
 
-def manifest(folder: str = "out") -> dict[str, Any]:
-    assert not list(Path(folder).glob("manifest-*"))
-    lines = Path(folder, "manifest.jsonl").read_text().splitlines()
-    return {entry["output"]: entry for entry in map(json.loads, lines)}
-
-
-def check_refused(outcome: Outcome, *parts: str) -> None:
-    assert (outcome.status, outcome.out) == (2, "")
-    assert len(outcome.err.splitlines()) == 1 and outcome.err.startswith("jaxnst")
-    assert all(part in outcome.err for part in parts)
-
-
-def recipe_of(*words: str) -> tuple[TransferConfig, LossWeights]:
-    return recipe(make_parser().parse_args(["sweep", "a", "b", "-o", "c", *SMALL, *words]))
+def recipe_of(*words: str) -> Choice:
+    return choose(make_parser().parse_args(["sweep", "a", "b", "-o", "c", *SMALL, *words]))
 
 
 class First(NamedTuple):
@@ -130,7 +94,7 @@ def test_a_picture_for_each_point_of_the_grid(first: First) -> None:
         "out: 4 pictures made",
         "out/index.html: a page to walk through the sweep",
     ]
-    folder = str(first.folder / "out")
+    folder = first.folder / "out"
     assert names(folder) == [*PICTURES, *REST]
     entries = manifest(folder)
     assert list(entries) == PICTURES
@@ -143,8 +107,7 @@ def test_a_picture_for_each_point_of_the_grid(first: First) -> None:
         assert entry["settings"]["num_steps"] == "3"
         # Terms are weighted.
         losses = entry["losses"]
-        terms = losses["content"] + losses["style"] + losses["tv"]
-        assert losses["loss"] == pytest.approx(terms, rel=1e-3)
+        assert losses["loss"] == pytest.approx(sum(losses.values()) / 2, rel=1e-3)
         assert (losses["tv"] > 0) is (lane["tv_weight"] > 0)
     assert len({data for _, data in kept(folder).values()}) == 4
 
@@ -158,15 +121,15 @@ def test_the_sheet_and_the_page(first: First) -> None:
 
 
 def test_pictures_are_those_of_the_library(first: First, params: Params) -> None:
-    config, weights = recipe_of()
+    config, weights, _ = recipe_of()
     content, style = (
         load_image(first.folder / f"{name}.png", size=32) for name in ("clear", "paint")
     )
     grid = weight_grid(weights, style=[1, 10], tv=[0, 1e4])
     results = sweep(content, style, params=params, weights=grid, config=config)
-    entries = manifest(str(first.folder / "out"))
+    entries = manifest(first.folder / "out")
     for picture, result in zip(PICTURES, results, strict=True):
-        image = pixels(str(first.folder / "out" / picture))
+        image = pixels(first.folder / "out" / picture)
         assert np.abs(image - np.asarray(result.image)).max() < 1 / 255
         best = result.history["loss"].argmin()
         expected = {name: result.history[name][best] for name in ("loss", "content", "style", "tv")}
@@ -186,7 +149,7 @@ def test_lanes_at_once_are_the_same(first: First, new: None) -> None:
     assert call(*AXES, "--lane-batch", "3").status == 0
     assert names() == [*PICTURES, *REST]
     for name in PICTURES:
-        image = pixels(str(first.folder / "out" / name))
+        image = pixels(first.folder / "out" / name)
         assert np.abs(pixels(f"out/{name}") - image).max() < 1.5 / 255
 
 
@@ -204,7 +167,7 @@ def test_names_sort_as_the_lanes_do(count: int, last: str) -> None:
     assert job.outputs == sorted(job.outputs) and job.outputs[-1] == f"{last}.png"
 
 
-def test_content_weights_come_first_and_double_ones_once(new: None) -> None:
+def test_content_weights_come_first_and_repeated_values_count_once(new: None) -> None:
     words = ["--style-weights", "10", "10.0", "1e1", "--content-weights", "2", "1", "2"]
     assert call(*words).status == 0
     lanes = [entry["lane"] for entry in manifest().values()]
@@ -215,14 +178,14 @@ def test_content_weights_come_first_and_double_ones_once(new: None) -> None:
 def test_a_single_value(first: First, new: None) -> None:
     assert call("--style-weights", "10", "--tv-weight", "1e4").status == 0
     assert names() == [PICTURES[0], *REST]
-    assert Path("out/001.png").read_bytes() == kept(str(first.folder / "out"))["004.png"][1]
+    assert Path("out/001.png").read_bytes() == kept(first.folder / "out")["004.png"][1]
 
 
 def test_seeds(new: None, params: Params) -> None:
     """Those of lanes, in place of the recipe's."""
     assert call("--seeds", "5", "-3", "--init", "noise").status == 0
     assert [entry["lane"] for entry in manifest().values()] == [{"seed": 5}, {"seed": -3}]
-    config, weights = recipe_of("--init", "noise")
+    config, weights, _ = recipe_of("--init", "noise")
     content, style = (load_image(f"{name}.png", size=32) for name in ("clear", "paint"))
     for name, seed in (("001", 5), ("002", -3)):
         alone = style_transfer(
@@ -236,7 +199,7 @@ def test_seeds(new: None, params: Params) -> None:
     assert np.abs(pixels("out/001.png") - pixels("out/002.png")).mean() > 0.02
 
 
-def test_a_lane_that_overflows_is_told_of(new: None) -> None:
+def test_a_lane_that_overflows_is_reported(new: None) -> None:
     status, out, err = call("--style-weights", "3e38", "1")
     assert status == 1
     assert out.splitlines()[0] == "out: 1 picture made, 1 could not be"
@@ -256,32 +219,15 @@ def test_nothing_is_done_twice(again: dict[str, tuple[int, bytes]]) -> None:
     assert kept() == again and manifest() == before and names() == [*PICTURES, *REST]
 
 
-def test_what_is_lacking_is_done_again(again: dict[str, tuple[int, bytes]]) -> None:
+def test_missing_and_damaged_pictures_are_made_again(again: dict[str, tuple[int, bytes]]) -> None:
     Path("out/002.png").unlink()
     Path("out/003.png").write_bytes(b"damaged")
     Path("out/sheet.jpg").unlink()
     assert call(*AXES).out.splitlines()[0] == "out: 2 pictures made, 2 there already"
     assert names() == [*PICTURES, *REST]
     now = kept()
-    assert {name: data for name, (_, data) in now.items()} == {
-        name: data for name, (_, data) in again.items()
-    }
+    assert contents(now) == contents(again)
     assert [name for name in PICTURES if now[name] == again[name]] == ["001.png", "004.png"]
-
-
-def interrupting(stop: int, number: signal.Signals) -> Callable[..., Any]:
-    """`run_sweep_folder`, in which a signal comes with the `stop`th record of lanes at work."""
-    run, records = cli.run_sweep_folder, iter(range(1, 1000))
-
-    def run_sweep_folder(*args: Any, callback: Callable[[Any], object], **options: Any) -> Any:
-        def report(progress: Any) -> object:
-            if next(records) == stop:
-                signal.raise_signal(number)
-            return callback(progress)
-
-        return run(*args, callback=report, **options)
-
-    return run_sweep_folder
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -300,7 +246,7 @@ def test_interrupted_and_gone_on_with(
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     words = [*AXES, "--lane-batch", str(lanes)]
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "run_sweep_folder", interrupting(3, number))
+        send_signals(patch, "run_sweep_folder", 3, number)
         outcome = call(*words)
     assert (outcome.status, outcome.err) == (status, "")
     there = "1 picture" if lanes == 1 else f"{lanes} pictures"
@@ -318,11 +264,11 @@ def test_interrupted_and_gone_on_with(
     assert f"out: {4 - lanes} pictures made, {lanes} there already" in outcome.out
     assert names() == [*PICTURES, *REST]
     assert Path("out/index.html").read_text().count("data:image") == 5
-    now, whole = kept(), kept(str(first.folder / "out"))
+    now = kept()
     for name in PICTURES[:lanes]:
         assert now[name] == made[name]
     if lanes == 1:
-        assert {n: data for n, (_, data) in now.items()} == {n: d for n, (_, d) in whole.items()}
+        assert contents(now) == contents(kept(first.folder / "out"))
 
 
 # --- what is refused ---------------------------------------------------------------------------
@@ -368,10 +314,10 @@ def test_other_settings_are_refused_or_replace_what_is_there(
         ("--style-weights 1 2 -o paint.png", "is a file"),
         ("--style-weights 1 2 -o .", "not empty"),
         ("--style-weights 1 2 -o none/out", "none"),
-        ("--style-weights 1 2 --size 1", "too small"),
+        ("--style-weights 1 2 --size 1", "at least 2x2 pixels"),
     ],
 )
-def test_what_makes_no_sense_is_refused(new: None, words: str, part: str) -> None:
+def test_bad_arguments_are_refused(new: None, words: str, part: str) -> None:
     check_refused(call(*words.split()), part)
     assert not Path("out").exists() or names() == ["manifest.jsonl"]
     assert not Path("none").exists()

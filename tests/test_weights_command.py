@@ -191,7 +191,7 @@ def test_fetch_offline_says_what_to_do(run, tmp_path, monkeypatch):
 
 
 def test_transfer_with_params_of_ones_own(run, params, tmp_path):
-    inputs = [DEMO / "content.jpg", DEMO / "style.jpg", "--size", 32, "--num-steps", 2]
+    inputs = [DEMO / "content.jpg", DEMO / "style.jpg", "--num-steps", 2, *SHALLOW]
 
     def picture(*options):
         out = tmp_path / "out.png"
@@ -206,7 +206,7 @@ def test_transfer_with_params_of_ones_own(run, params, tmp_path):
 
 
 def test_transfer_asks_for_the_input_rule(run, torch_file, tmp_path):
-    command = ["transfer", DEMO / "content.jpg", DEMO / "style.jpg", "--size", 32]
+    command = ["transfer", DEMO / "content.jpg", DEMO / "style.jpg", *SHALLOW]
     command += ["--num-steps", 1, "--params", torch_file, "-o", tmp_path / "out.png"]
     status, out, err = run(*command)
     assert (status, out) == (2, "") and len(err.splitlines()) == 1

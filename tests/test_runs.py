@@ -1,7 +1,10 @@
-"""What a run leaves on disk meanwhile, told by records that no transfer made."""
+"""What a run leaves on disk, held against made-up records of progress."""
 
+import dataclasses
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,10 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnst import checkpoint, preset, recorder
-from jaxnst.optimize import Progress
-from jaxnst.recorder import Recorder, fingerprint_of, is_unfinished
-from jaxnst.transfer import TransferState
+import jaxnst
+from jaxnst.app import checkpoint, runs
+from jaxnst.app.options import Choice
+from jaxnst.app.runs import Recorder, fingerprint_of, is_unfinished
+from jaxnst.images import Geometry
+from jaxnst.losses import half_squared_error
+from jaxnst.minimize import Progress
+from jaxnst.optimize import Status
+from jaxnst.scales import TransferState
 
 SHAPE = (24, 32)
 
@@ -21,7 +29,7 @@ def make_progress(evaluation, num_steps=200, shape=SHAPE, loss=1.0):
     image = jnp.full((*shape, 3), evaluation / num_steps)
     history = {"loss": np.full(evaluation, loss)}
     state = TransferState(0, 0, [image], history)
-    return Progress(evaluation, num_steps, loss, {}, 1.0, image, history, state)
+    return Progress(evaluation, num_steps, loss, {}, 1.0, image, history, Status.OK, False, state)
 
 
 @pytest.fixture
@@ -39,20 +47,19 @@ def names(folder):
 
 # --- the fingerprint ---------------------------------------------------------------------------
 
-CONFIG, WEIGHTS = preset("pastiche")
+CONFIG, WEIGHTS = jaxnst.preset("pastiche")
+CHOICE = Choice(CONFIG, WEIGHTS, Geometry())
 PARTS = {
     "content": np.zeros((4, 4, 3), np.float32),
     "styles": [np.zeros((4, 4, 3), np.float32)],
     "params": {"conv1_1": {"bias": np.zeros(3, np.float32)}},
-    "weights": WEIGHTS,
-    "config": CONFIG,
+    "choice": CHOICE,
 }
 
 
 def changed(**parts):
     one, other = fingerprint_of(**PARTS), fingerprint_of(**PARTS | parts)
-    assert one.keys() == other.keys()
-    return {name for name in one if one[name] != other[name]}
+    return {name for name in one | other if one.get(name) != other.get(name)}
 
 
 def test_the_same_parts_have_the_same_fingerprint():
@@ -61,24 +68,69 @@ def test_the_same_parts_have_the_same_fingerprint():
     assert all(isinstance(value, str) for value in fingerprint_of(**PARTS).values())
 
 
-def test_the_fingerprint_names_what_changed():
+def term(name, **fields):
+    terms = CONFIG.objective.terms
+    terms = {**terms, name: dataclasses.replace(terms[name], **fields)}
+    return {"objective": dataclasses.replace(CONFIG.objective, terms=terms)}
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"num_steps": (5, 6)}, {"num_steps"}),
+        ({"seed": 3}, {"seed"}),
+        ({"optimizer": jaxnst.Lbfgs(memory=100, learning_rate=0.5)}, {"learning_rate"}),
+        ({"optimizer": jaxnst.Lbfgs(memory=7)}, {"memory"}),
+        ({"objective": dataclasses.replace(CONFIG.objective, pooling="average")}, {"pooling"}),
+        ({"objective": dataclasses.replace(CONFIG.objective, dtype="bfloat16")}, {"dtype"}),
+        (term("content", distance=half_squared_error), {"content_distance"}),
+        (term("style", statistic=jaxnst.raw_gram_matrix), {"style_statistic"}),
+        (term("style", layers=["relu1_1"]), {"style_layers"}),
+    ],
+    ids=lambda names: "-".join(sorted(names)),
+)
+def test_the_fingerprint_names_the_option_that_changed(change, names):
+    config = dataclasses.replace(CONFIG, **change)
+    assert changed(choice=CHOICE._replace(config=config)) == names
+
+
+def test_the_fingerprint_names_the_rest_that_changed():
     assert changed(content=PARTS["content"] + 1) == {"content"}
     assert changed(styles=PARTS["styles"] * 2) == {"style"}
     assert changed(params={"conv1_1": {"bias": np.ones(3, np.float32)}}) == {"params"}
-    assert changed(weights=WEIGHTS._replace(style=3.0)) == {"style_weight"}
-    assert changed(weights=WEIGHTS._replace(style_layers={"relu1_1": 1.0})) == {
-        "style_layers_weight"
-    }
+    assert changed(choice=CHOICE._replace(weights=WEIGHTS.replace(style=3.0))) == {"style_weight"}
+    weights = WEIGHTS.replace_layers(style={"relu1_1": 2.0})
+    assert changed(choice=CHOICE._replace(weights=weights)) == {"layer_weights"}
+    assert changed(choice=CHOICE._replace(geometry=Geometry(size=99))) == {"size"}
+    adam = dataclasses.replace(CONFIG, optimizer=jaxnst.Adam())
+    assert {"optimizer", "memory", "b2"} <= changed(choice=CHOICE._replace(config=adam))
 
 
-@pytest.mark.parametrize("name", ["num_steps", "seed", "pooling", "style_layers", "beta2", "dtype"])
-def test_the_fingerprint_has_the_settings_by_the_names_of_their_options(name):
-    assert name in fingerprint_of(**PARTS)
+def test_settings_are_the_same_in_two_processes():
+    code = (
+        "import jaxnst; from jaxnst.app import runs, options, parser;"
+        "words = 'transfer c s -o o --style-layers relu1_1 --optimizer adam'.split();"
+        "parsers = ((name, parser.make_parser(name)) for name in jaxnst.PRESETS);"
+        "print([runs.settings_of(options.choose(p.parse_args([*words, '--preset', name])))"
+        " for name, p in parsers])"
+    )
+    path = {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])}
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | path | {"PYTHONHASHSEED": seed, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    )
+    assert first == second and " at 0x" not in first and "raw_gram_matrix" in first
 
 
 def test_other_versions_are_others(monkeypatch):
     before = fingerprint_of(**PARTS)
-    monkeypatch.setattr(recorder.jaxnst, "__version__", "0.0.0")
+    monkeypatch.setattr(runs.jaxnst, "__version__", "0.0.0")
     after = fingerprint_of(**PARTS)
     assert {name for name in before if before[name] != after[name]} == {"version of jaxnst"}
 
@@ -118,7 +170,7 @@ def test_frames_of_large_pictures_are_small(make, shape, expected):
 
 def test_states_are_saved_at_intervals(make, monkeypatch):
     now, saved = [0.0], []
-    monkeypatch.setattr(recorder.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(checkpoint, "save", lambda _, step, *__: saved.append(step))
     record = make(interval=10, saved=0.0)
     for i in range(1, 8):
@@ -175,14 +227,6 @@ def test_a_state_comes_back(make):
         other.resume()
 
 
-def test_the_other_callback_is_called_and_can_end_the_run(make):
-    seen = []
-    progress = make_progress(3)
-    assert make(show=lambda record: seen.append(record))(progress) is None
-    assert make(show=lambda record: True)(progress) is True
-    assert seen == [progress]
-
-
 def test_the_folder_stays_only_with_a_state(make, tmp_path):
     record = make(frame_every=1, save_every=1)
     with record.at_work():
@@ -202,11 +246,11 @@ def test_the_folder_stays_only_with_a_state(make, tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError("no\nspace"), ValueError("no space")], ids=repr)
-def test_what_cannot_be_saved_is_told(make, tmp_path, monkeypatch, caplog, error):
+def test_what_cannot_be_saved_is_logged(make, tmp_path, monkeypatch, caplog, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(recorder, "save_image", fail)
+    monkeypatch.setattr(runs, "save_image", fail)
     record = make(interval=1e-9, save_every=1, frame_every=1)
     record(make_progress(1))
     assert caplog.messages == ["not saved: no space"] * 3

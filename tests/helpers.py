@@ -1,0 +1,87 @@
+"""What tests of several commands share: calling one, and reading the folder of a job."""
+
+import contextlib
+import io
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from jaxnst.app import cli
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def call(*words: object) -> Outcome:
+    """The command line within this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status: Any = cli.main([str(word) for word in words])
+        except SystemExit as error:
+            status = error.code
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def check_refused(outcome: Outcome, *parts: str) -> None:
+    """One line on stderr with all `parts` and exit status 2."""
+    assert (outcome.status, outcome.out) == (2, "")
+    assert len(outcome.err.splitlines()) == 1 and outcome.err.startswith("jaxnst")
+    assert all(part in outcome.err for part in parts)
+
+
+def kept(folder: Path | str = "out") -> dict[str, tuple[int, bytes]]:
+    """When each picture of a folder was written, and its bytes."""
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in (".png", ".webp")]
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in paths
+    }
+
+
+def contents(pictures: dict[str, tuple[int, bytes]]) -> dict[str, bytes]:
+    """Of what `kept` returns, the bytes alone."""
+    return {name: data for name, (_, data) in pictures.items()}
+
+
+def manifest(folder: Path | str = "out") -> dict[str, Any]:
+    """The entries of a job whose processes are done, by output."""
+    assert not list(Path(folder).glob("manifest-*"))
+    lines = Path(folder, "manifest.jsonl").read_text().splitlines()
+    entries = {entry["output"]: entry for entry in map(json.loads, lines)}
+    assert len(entries) == len(lines)
+    return entries
+
+
+def send_signals(
+    patch: pytest.MonkeyPatch, name: str, stop: int, *numbers: signal.Signals
+) -> list[Any]:
+    """Let signals come with the `stop`th record of a job; return the records, as they come.
+
+    Args:
+        patch: undoes it.
+        name: of the function in `cli` that does the job.
+        stop: from 1.
+        *numbers: the signals.
+    """
+    run, records = getattr(cli, name), []
+
+    def job(*args: Any, callback: Callable[[Any], object], **options: Any) -> Any:
+        def report(progress: Any) -> object:
+            records.append(progress)
+            if len(records) == stop:
+                for number in numbers:
+                    signal.raise_signal(number)
+            return callback(progress)
+
+        return run(*args, callback=report, **options)
+
+    patch.setattr(cli, name, job)
+    return records
