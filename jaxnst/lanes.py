@@ -194,7 +194,6 @@ def _lanes_that_fit(
     """Return how many lanes fit into the memory of the devices at once, at least one on each."""
     mesh = make_mesh(devices)
     size, lift = group_size(count, max(count, mesh.size), mesh.size), lanes_on(mesh)
-    config = replace(config, optimizer=Lbfgs())  # that of the problem counts
 
     def described(axis: int | None, tree: Any, *, lanes: tuple[int, ...] = ()) -> Any:
         sharding = NamedSharding(mesh, specs(axis))
@@ -209,6 +208,7 @@ def _lanes_that_fit(
         )
     )
     finest = schedule(problem.content.image.shape, config)[-1].shape
+    config = TransferConfig(config.objective)  # as in `run_scales`
     first = lift(begin, (axes, None), config=config, shape=finest)
     targets, state = described(0, jax.eval_shape(first, shapes, None))
     limit = described(0, np.zeros(size, np.int32))

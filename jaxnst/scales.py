@@ -7,7 +7,6 @@ or stops by `break`.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Progress, run
 from jaxnst.objective import Targets, compute_targets, loss_and_grad
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
-from jaxnst.optimizers import Lbfgs
 from jaxnst.pyramid import Shape, carry_moments, pyramid_shapes, refine, resize, shrink
 from jaxnst.recipes import TransferConfig
 from jaxnst.sources import Picture
@@ -227,8 +225,8 @@ def run_scales(
         resume: the state to go on from.
         every: ends a chunk at each multiple of so many evaluations.
     """
-    config = replace(config, optimizer=Lbfgs())  # that of the problem counts, and may hold arrays
     scales = schedule(problem.content.image.shape, config)
+    config = TransferConfig(config.objective)  # programs depend on nothing else of it
     at = TransferState(0, np.int32(0), [], {}) if resume is None else resume
     history, begun, state = at.history, np.asarray(at.begun), None
     clock = time.perf_counter() - (history["seconds"].max(initial=0.0) if history else 0.0)

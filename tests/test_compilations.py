@@ -36,10 +36,7 @@ def objective(layers=("relu1_1", "relu2_1"), **options):
 
 
 CONFIG = TransferConfig(objective(), init="noise", num_steps=3, optimizer=Lbfgs(memory=3))
-WEIGHTS = LossWeights(
-    {"content": 1.0, "style": 10.0, "tv": 0.1},
-    {"content": {"relu2_1": 1.0}, "style": {"relu1_1": 0.2, "relu2_1": 0.3}},
-)
+WEIGHTS = LossWeights.ones(CONFIG.objective).replace(style=10.0, tv=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ MODULES = [
 @pytest.mark.parametrize("name", ["jaxnst", *MODULES])
 def test_examples_run(name: str) -> None:
     module = importlib.import_module(name)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    runner = doctest.DocTestRunner(optionflags=flags)
     for example in doctest.DocTestFinder().find(module):
         runner.run(example)
     assert runner.summarize(verbose=False).failed == 0

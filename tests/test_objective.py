@@ -3,7 +3,7 @@
 What holds for each kind of term stands in `test_terms.py`.
 """
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -249,7 +249,7 @@ def test_nothing_is_transferred_once_compiled(small, params):
 
 
 def test_float64_throughout_so_that_small_differences_are_derivatives(sources, params):
-    with jax.enable_x64(True), ExitStack():
+    with jax.enable_x64(True):
         objective = replace(SHALLOW, dtype="float64")
         content, style = (jnp.asarray(sources[k], jnp.float64) for k in ("content", "style"))
 

@@ -18,6 +18,7 @@ from jaxnst.formats import KNOWN_FILES, bundled_weights
 from jaxnst.vgg import CONV_SHAPES
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
+SHALLOW = ["--size", 32, "--style-layers", "relu1_1", "--content-layers", "relu1_2"]
 FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
 
