@@ -4,7 +4,7 @@ A *lane* is one transfer. Lanes of a group run by one program, and have pictures
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 import jax
@@ -16,7 +16,6 @@ from jaxnst.devices import free_memory, group_size, lanes_on, make_mesh, memory_
 from jaxnst.history import History
 from jaxnst.minimize import Progress, check_num_steps
 from jaxnst.optimize import Status
-from jaxnst.optimizers import Lbfgs
 from jaxnst.pyramid import resize
 from jaxnst.recipes import TransferConfig
 from jaxnst.scales import (
