@@ -1,6 +1,7 @@
 """VGG19 (Simonyan & Zisserman 2014, arXiv:1409.1556): layer table, network and features."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import flax.linen as nn
@@ -148,6 +149,9 @@ class Conv(nn.Module):
 # Pools take blocks of 2×2. Odd sides lose their last row or column, as in torch; Caffe rounds up.
 # Both are made of strided slices, not of a `reduce_window`: XLA for CPUs, as of jax 0.10,
 # miscompiles one after a ReLU when its result has several uses, and is slow at its gradients.
+# They and the ReLU are compiled one by one, as the functions of `jax.numpy` are, so that outside of
+# any `jit` their constants are not sent to the device at each call; `inline` leaves no other trace.
+_relu = jax.jit(nn.relu, inline=True)
 
 
 def _corners(x: jax.Array) -> list[jax.Array]:
@@ -156,6 +160,7 @@ def _corners(x: jax.Array) -> list[jax.Array]:
     return [x[i:height:2, j:width:2] for i in range(2) for j in range(2)]
 
 
+@partial(jax.jit, inline=True)
 def max_pool(x: jax.Array) -> jax.Array:
     """Map (h, w, c) to (h // 2, w // 2, c), the largest of each 2×2 block.
 
@@ -174,6 +179,7 @@ def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where((x >= y) | jnp.isnan(x), x, y)
 
 
+@partial(jax.jit, inline=True)
 def average_pool(x: jax.Array) -> jax.Array:
     """Map (h, w, c) to (h // 2, w // 2, c), the mean of each 2×2 block.
 
@@ -235,7 +241,7 @@ class VGG19(nn.Module):
             if layer.startswith("conv"):
                 x = Conv(CONV_SHAPES[layer], name=layer)(x)
             else:
-                x = nn.relu(x) if layer.startswith("relu") else pool(x)
+                x = _relu(x) if layer.startswith("relu") else pool(x)
             if layer in self.layers:
                 out[layer] = x
         return out
