@@ -84,7 +84,7 @@ def _is_content(path: Path, folder: Path) -> bool:
 
 
 def _common(names: dict[Path, Path]) -> list[Path]:
-    """The keys of names that are not the only one of their kind."""
+    """Return keys whose names collide."""
     # Some file systems do not tell capital letters from small ones.
     count = Counter(str(name).lower() for name in names.values())
     return [path for path, name in names.items() if count[str(name).lower()] > 1]
@@ -174,7 +174,7 @@ def run_batch(
 
 
 def _by_shape(contents: Sequence[Content]) -> list[Content]:
-    """Pictures of the same proportions behind each other, so that their shapes are, too."""
+    """Sort pictures by their proportions, so that those of one shape follow each other."""
 
     def proportions(content: Content) -> float:
         size = picture_size(content.path)

@@ -159,7 +159,7 @@ def _summary(options: argparse.Namespace, result: TransferResult) -> str:
 
 
 def _use_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache, unless JAX was told where to keep them."""
+    """Keep compiled programs in the user's cache, unless JAX has a setting of its own."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_dir() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -168,7 +168,7 @@ def _use_compilation_cache() -> None:
 
 
 def _empty_when_damaged(folder: Path) -> None:
-    """Start a cache of JAX anew where a process was killed while it wrote to it.
+    """Empty JAX's cache if a process was killed while it wrote to it.
 
     JAX only warns of a program that it cannot read, each time again, and never replaces it.
     """
@@ -262,7 +262,7 @@ def _run_job(
     count: int,
     work: Callable[..., Iterator[Entry]],
 ) -> int:
-    """Do this process's share of a job in a folder, and tell of it; returns the exit status."""
+    """Do this process's share of a job in a folder and report it; return the exit status."""
     if options.restart and is_first():
         Manifest(options.output).discard()
     wait_for_all("restart")

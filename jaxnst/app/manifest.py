@@ -30,11 +30,11 @@ def file_digest(path: Path) -> str:
 
 
 def describe_run(path: Path, history: Mapping[str, Any], status: str, seconds: float) -> Entry:
-    """What a line tells of a picture that was saved after a run.
+    """Return what a line says about a picture that was saved after a run.
 
     Args:
         path: of the picture.
-        history: by evaluation, as in `TransferResult`. The losses told are those of the best
+        history: by evaluation, as in `TransferResult`. The losses are those of the best
             evaluation at the full size.
         status: of the run, in words.
         seconds: that it took.
@@ -108,7 +108,7 @@ class Manifest:
         self.path.touch()
 
     def discard(self) -> None:
-        """Remove the pictures that the manifest tells of, and leave an empty manifest."""
+        """Remove the pictures that the manifest lists, and leave an empty manifest."""
         for output in self.entries:
             (self.folder / output).unlink(missing_ok=True)
         if parts := _parts(self.folder):
