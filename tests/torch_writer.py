@@ -139,7 +139,7 @@ class Pickle:
 def write_zip(path, tensors, *, byteorder="little", **options):
     """Write a dict of arrays and `Tensor`s, or values around it, as torch 1.6 and later does."""
     pickle = Pickle(**options)
-    members = {"data.pkl": pickle.dumps(tensors)}
+    members = {"data.pkl": pickle.dumps(tensors), "version": b"3\n"}
     if byteorder:
         members["byteorder"] = byteorder.encode()
     for key, storage in pickle.storages.values():

@@ -191,14 +191,14 @@ def _views(data: mmap.mmap, value: Any, starts: dict[str, int], order: str) -> d
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
     if not isinstance(value, dict):
-        refuse(f"it holds a {kind(value)}, not a dict of tensors")
+        refuse(f"it must hold a dict of tensors, not {kind(value)}")
     views = {}
     for name, entry in value.items():
         tensor = entry.tensor if isinstance(entry, Parameter) else entry
         if not isinstance(tensor, Tensor):
             continue
         if not isinstance(name, str):
-            refuse(f"the name of a tensor must be a text, not a {kind(name)}")
+            refuse(f"the name of a tensor must be str, not {kind(name)}")
         dtype = tensor.storage.dtype
         views[name] = np.ndarray(
             tensor.shape,

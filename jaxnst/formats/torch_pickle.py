@@ -87,7 +87,7 @@ def _ordered_dict(pairs: Any = None) -> OrderedDict[str, Any]:
     result: OrderedDict[str, Any] = OrderedDict()
     for key, value in pairs or ():
         if not isinstance(key, str):
-            refuse(f"an OrderedDict has a {kind(key)} for a key")
+            refuse(f"the keys of an OrderedDict must be str, not {kind(key)}")
         result[key] = value
     if pairs:
         pairs.clear()  # or a short pickle could have one long list copied again and again
@@ -103,7 +103,7 @@ def _rebuild_tensor(
     negated.
     """
     if not isinstance(storage, Storage):
-        refuse(f"a tensor has a {kind(storage)} for its storage")
+        refuse(f"the storage of a tensor must be a Storage, not {kind(storage)}")
     if not (_are_sizes((offset,)) and _are_sizes(shape) and _are_sizes(strides)):
         refuse("the offset, shape or strides of a tensor are not integers in a sensible range")
     if len(shape) != len(strides):
@@ -187,7 +187,7 @@ def _check(stream: BytesIO) -> None:
     hash takes for ever or overflows the C stack, reserve gigabytes by one index into the memo, and
     set attributes of the functions in `_NAMES`. So its instructions are followed without being
     run: pickletools knows what each takes off the stack and puts there. Only the kind of each
-    value is kept: "tuple", "global" (a value of `_NAMES`) or "object" (anything else).
+    value is kept: "a tuple", "a name" (a value of `_NAMES`) or "an object" (anything else).
     """
     begin = stream.tell()
     stack: list[str] = []
@@ -216,15 +216,15 @@ def _check(stream: BytesIO) -> None:
                 refuse("its pickle takes more from the stack than it put there")
             taken = stack[first:]
             del stack[first:]
-            if name.startswith("SETITEM") and "tuple" in taken[1::2]:
-                refuse("a dict has a tuple for a key")
-            if name in ("REDUCE", "NEWOBJ") and taken != ["global", "tuple"]:
-                refuse(f"its pickle calls a {taken[0]} with a {taken[1]}")
-            if name == "BUILD" and taken[0] != "object":
-                refuse(f"its pickle sets the state of a {taken[0]}")
+            if name.startswith("SETITEM") and "a tuple" in taken[1::2]:
+                refuse("the keys of a dict must not be tuples")
+            if name in ("REDUCE", "NEWOBJ") and taken != ["a name", "a tuple"]:
+                refuse(f"its pickle calls {taken[0]} with {taken[1]}")
+            if name == "BUILD" and taken[0] != "an object":
+                refuse(f"its pickle sets the state of {taken[0]}")
             if name == "LONG1" and argument.bit_length() > 64 and argument != OLD_MAGIC:
                 refuse(f"its pickle has the number {quote(argument)}")  # hashes can collide
-            made = "tuple" if "TUPLE" in name else "global" if "GLOBAL" in name else "object"
+            made = "a tuple" if "TUPLE" in name else "a name" if "GLOBAL" in name else "an object"
             stack += [made] * len(instruction.stack_after)
     stream.seek(begin)
 
