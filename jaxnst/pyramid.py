@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -49,7 +50,7 @@ def resize(image: Float[Array, "h w c"], height: int, width: int) -> Float[Array
     Lanczos overshoots at edges, so the result is clipped to [0, 1].
 
     Raises:
-        ValueError: `image` has not three axes, or a side is not positive.
+        ValueError: `image` has not three axes, or a side is not a positive integer.
 
     >>> import jax.numpy as jnp
     >>> resize(jnp.ones((4, 6, 3)), 2, 3).shape
@@ -57,8 +58,8 @@ def resize(image: Float[Array, "h w c"], height: int, width: int) -> Float[Array
     """
     if image.ndim != 3:
         raise ValueError(f"image must have the shape (height, width, channels), not {image.shape}")
-    if min(height, width) < 1:
-        raise ValueError(f"height and width must be 1 or more, not {height} and {width}")
+    if not all(isinstance(side, Integral) and side >= 1 for side in (height, width)):
+        raise ValueError(f"height and width must be positive integers, not {height} and {width}")
     return jnp.clip(jax.image.resize(image, (height, width, image.shape[2]), "lanczos3"), 0, 1)
 
 

@@ -124,6 +124,7 @@ def test_loss_agrees_with_the_formula(name, same_size, content, style, params):
 GOLDEN = np.load(Path(__file__).parent / "assets" / "recipes_golden.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["default", "article", "gatys2016"])
 def test_recipes_make_the_pictures_of_version_0_1_0(name, params):
     """In float64, where rounding does not grow along a run: see assets/make_recipe_golden.py."""
