@@ -162,9 +162,11 @@ def _stacked(problems: Sequence[Problem], axes: Any) -> Problem:
 
 def _by_lanes(tree: Any, size: int, count: int) -> Any:
     """Return results on the host by lanes, without those that only fill up a group."""
-    if size == 1:
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
-    return jax.tree.map(lambda leaf: np.asarray(leaf[:count]), tree)
+    if isinstance(tree, dict):  # jax.tree.map would sort the names
+        return {name: _by_lanes(part, size, count) for name, part in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(_by_lanes(part, size, count) for part in tree)
+    return np.asarray(tree)[None] if size == 1 else np.asarray(tree[:count])
 
 
 def _rows(progress: Progress, size: int, count: int) -> Progress:

@@ -117,17 +117,19 @@ def sweep(
         np.concatenate([group.status for group in groups]),
         {
             name: np.concatenate(
-                [_widened(group.history.get(name), len(group), width) for group in groups]
+                [
+                    _widened(group.history.get(name, first[:0]), len(group), width)
+                    for group in groups
+                ]
             )
-            for name in groups[0].history
+            for name, first in groups[0].history.items()
         },
     )
 
 
-def _widened(rows: np.ndarray[Any, Any] | None, lanes: int, width: int) -> np.ndarray[Any, Any]:
-    """Return a group's rows as wide as those of others, 0 where nothing was evaluated."""
-    rows = np.zeros((lanes, 0)) if rows is None else rows
-    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+def _widened(rows: np.ndarray[Any, Any], lanes: int, width: int) -> np.ndarray[Any, Any]:
+    """Return a group's rows for all its lanes, 0 where nothing was evaluated."""
+    return np.pad(rows, ((0, lanes - len(rows)), (0, width - rows.shape[1])))
 
 
 def split_lanes(

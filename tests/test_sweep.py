@@ -116,7 +116,7 @@ def test_style_weights(shared, config, weights):
 LAYERS = WEIGHTS.replace_layers(style={"relu1_1": [2e-4, 4e-4], "relu2_1": [6e-5, 12e-5]})
 RATES = replace(ADAM, optimizer=Adam(learning_rate=np.array([0.01, 0.03])), num_steps=4)
 DECAYS = replace(RATES, optimizer=Adam(b1=np.array([0.5, 0.9]), average=np.array([0.0, 0.9])))
-LENGTHS = replace(LBFGS, optimizer=Lbfgs(memory=3, max_step=np.array([0.01, 0.05])))
+LENGTHS = replace(LBFGS, optimizer=Lbfgs(memory=3, first_step=np.array([0.003, 0.01])))
 
 
 def flipped(image):
@@ -131,7 +131,7 @@ def lanes_of(axis, content, style):
     contents, styles = flipped(content), jnp.stack([style, 1 - style])
     shares = np.array([[1.0, 3.0], [3.0, 1.0]])
     two = {"style": [style, other]}
-    of_style = {"style": [Picture(styles, where), style], "blend": [2, 1]}
+    of_style = {"style": [Picture(styles, where), Picture(style, where)], "blend": [2, 1]}
     of_regions = {"style": [styles, other], "regions": regions}
     configs = {"rates": RATES, "decays": DECAYS, "lengths": LENGTHS}
     if axis in configs:
@@ -155,7 +155,7 @@ def lanes_of(axis, content, style):
         "blend": ({**two, "blend": shares}, lambda i: {**two, "blend": shares[i]}),
         "style picture": (
             of_style,
-            lambda i: {**of_style, "style": [Picture(styles[i], where), style]},
+            lambda i: {**of_style, "style": [Picture(styles[i], where), Picture(style, where)]},
         ),
         "style in regions": (of_regions, lambda i: {**of_regions, "style": [styles[i], other]}),
         "keys": (
