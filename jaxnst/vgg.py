@@ -1,7 +1,6 @@
 """VGG19 (Simonyan & Zisserman 2014, arXiv:1409.1556): layer table, network and features."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal, cast
 
 import flax.linen as nn
@@ -128,7 +127,7 @@ class Normalize(nn.Module):
         """Normalise an (H, W, 3) image in [0, 1], in the wider of its own dtype and the params'."""
         mean = self.param("mean", nn.initializers.zeros, (3,))
         std = self.param("std", nn.initializers.ones, (3,))
-        dtype = jnp.promote_types(image.dtype, mean.dtype)
+        dtype = max(image.dtype, mean.dtype, key=lambda dtype: dtype.itemsize)
         mean, std = (value.astype(dtype).reshape(1, 1, 3) for value in (mean, std))
         return (jnp.asarray(image).astype(dtype) - mean) / std
 
@@ -150,8 +149,8 @@ class Conv(nn.Module):
 # Both are made of strided slices, not of a `reduce_window`: XLA for CPUs, as of jax 0.10,
 # miscompiles one after a ReLU when its result has several uses, and is slow at its gradients.
 # They and the ReLU are compiled one by one, as the functions of `jax.numpy` are, so that outside of
-# any `jit` their constants are not sent to the device at each call; `inline` leaves no other trace.
-_relu = jax.jit(nn.relu, inline=True)
+# any `jit` their constants are not sent to the device at each call.
+_relu = jax.jit(nn.relu)
 
 
 def _corners(x: jax.Array) -> list[jax.Array]:
@@ -160,7 +159,7 @@ def _corners(x: jax.Array) -> list[jax.Array]:
     return [x[i:height:2, j:width:2] for i in range(2) for j in range(2)]
 
 
-@partial(jax.jit, inline=True)
+@jax.jit
 def max_pool(x: jax.Array) -> jax.Array:
     """Map (h, w, c) to (h // 2, w // 2, c), the largest of each 2×2 block.
 
@@ -179,7 +178,7 @@ def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where((x >= y) | jnp.isnan(x), x, y)
 
 
-@partial(jax.jit, inline=True)
+@jax.jit
 def average_pool(x: jax.Array) -> jax.Array:
     """Map (h, w, c) to (h // 2, w // 2, c), the mean of each 2×2 block.
 

@@ -1,33 +1,20 @@
-"""All algorithms against a plain loop in float64, and which of them is used where."""
+"""All algorithms against a plain loop in float64, and each transformation against single calls."""
+
+import os
+import subprocess
+import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from naive_vgg19 import conv3x3 as naive
+from naive_vgg19 import conv3x3_by_kernel, conv3x3_by_x
 
-from jaxnst import convolution
-
-conv3x3, direct_conv3x3, winograd_conv3x3, patches_conv3x3 = map(
-    jax.jit,
-    (
-        convolution.conv3x3,
-        convolution.direct_conv3x3,
-        convolution.winograd_conv3x3,
-        convolution.patches_conv3x3,
-    ),
-)
+from jaxnst.convolution import conv3x3, direct_conv3x3, patches_conv3x3, winograd_conv3x3
 
 LARGE, SMALL = (41, 40, 256), (31, 33, 256)  # by Winograd's filtering and by patches, on a CPU
-
-
-def naive(x, kernel):
-    height, width, _ = x.shape
-    padded = np.pad(np.asarray(x, np.float64), ((1, 1), (1, 1), (0, 0)))
-    return sum(
-        padded[i : i + height, j : j + width] @ np.asarray(kernel[i, j], np.float64)
-        for i in range(3)
-        for j in range(3)
-    )
 
 
 @pytest.fixture
@@ -35,73 +22,172 @@ def kernel(params):
     return params["conv3_2"]["kernel"]
 
 
-def features(shape, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(3), shape, dtype)
+def noise(shape, seed=3, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
-def error(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
+def assert_close(found, expected, tolerance):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.shape(one) == np.shape(other)
+        assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 7), (4, 4), (5, 8), (12, 3), (33, 35)])
-def test_all_algorithms_agree_with_a_plain_loop_at_any_shape(kernel, shape):
-    x = features((*shape, 256))
-    expected = naive(x, kernel)
-    for algorithm in (direct_conv3x3, winograd_conv3x3, patches_conv3x3, conv3x3):
-        assert error(algorithm(x, kernel), expected) < 2e-5
+@pytest.mark.parametrize("algorithm", [conv3x3, direct_conv3x3, winograd_conv3x3, patches_conv3x3])
+def test_every_algorithm_agrees_with_a_plain_loop(kernel, algorithm, shape):
+    x = noise((*shape, 256))
+    assert_close(jax.jit(algorithm)(x, kernel), naive(x, kernel), 2e-5)
 
 
 @pytest.mark.parametrize("shape", [LARGE, SMALL])
-def test_the_gradient_is_that_of_the_direct_convolution(kernel, shape):
-    x, cotangent = features(shape), features(shape)[::-1]
-    found = jax.vjp(conv3x3, x, kernel)[1](cotangent)
-    expected = jax.vjp(direct_conv3x3, x, kernel)[1](cotangent)
-    for one, other in zip(found, expected, strict=True):
-        assert error(one, other) < 2e-5
+def test_derivatives_in_both_modes_agree_with_a_plain_loop(kernel, shape):
+    x, dx, y = noise(shape), noise(shape, 4), noise(shape, 5)
+    primal, transpose = jax.vjp(conv3x3, x, kernel)
+    assert_close(primal, naive(x, kernel), 2e-5)
+    assert_close(jax.jit(transpose)(y), (conv3x3_by_x(y, kernel), conv3x3_by_kernel(y, x)), 2e-5)
+    tangent = jax.jit(lambda *t: jax.jvp(conv3x3, (x, kernel), t)[1])(dx, kernel[::-1])
+    assert_close(tangent, naive(dx, kernel) + naive(x, kernel[::-1]), 2e-5)
 
 
-@pytest.mark.parametrize("shape", [LARGE, SMALL])
-def test_a_gradient_can_be_differentiated_in_either_mode(kernel, shape):
-    def loss(convolve, x):
-        return jnp.sum(convolve(x, kernel) ** 4)
-
-    x, direction = features(shape), features(shape)[::-1]
-
-    def along(convolve, x):
-        return jnp.vdot(jax.grad(lambda x: loss(convolve, x))(x), direction)
-
-    expected = jax.grad(lambda x: along(direct_conv3x3, x))(x)
-    assert error(jax.grad(lambda x: along(conv3x3, x))(x), expected) < 1e-4
-    forward = jax.jvp(jax.grad(lambda x: loss(conv3x3, x)), (x,), (direction,))[1]
-    assert error(forward, expected) < 1e-4
+def loss(x, kernel, convolve=conv3x3):
+    return jnp.sum(jnp.sin(convolve(x, kernel)))
 
 
-def test_lanes_give_what_single_runs_give(kernel):
-    lanes = features((2, *LARGE))
-    together = jax.jit(jax.vmap(conv3x3, (0, None)))(lanes, kernel)
-    for one, x in zip(together, lanes, strict=True):
-        assert error(one, conv3x3(x, kernel)) < 2e-5
+TRANSFORMATIONS = {
+    "value": lambda convolve, x, kernel: convolve(x, kernel),
+    "gradient": lambda convolve, x, kernel: jax.grad(loss, (0, 1))(x, kernel, convolve),
+    "hessian": lambda convolve, x, kernel: jax.hessian(loss)(x[:2, :2], kernel, convolve),
+    "jacfwd": lambda convolve, x, kernel: jax.jacfwd(convolve, (0, 1))(x[:2, :2], kernel),
+    "jacrev": lambda convolve, x, kernel: jax.jacrev(convolve, (0, 1))(x[:2, :2], kernel),
+    "jvp of grad": lambda convolve, x, kernel: jax.jvp(
+        lambda x: jax.grad(loss)(x, kernel, convolve), (x,), (x[::-1],)
+    ),
+    "grad of jvp": lambda convolve, x, kernel: jax.grad(
+        lambda x: jax.jvp(lambda x: loss(x, kernel, convolve), (x,), (x[::-1],))[1]
+    )(x),
+    "linearize": lambda convolve, x, kernel: jax.linearize(convolve, x, kernel)[1](x, kernel),
+    "checkpoint": lambda convolve, x, kernel: jax.grad(
+        jax.checkpoint(lambda x: loss(x, kernel, convolve))
+    )(x),
+    "scan": lambda convolve, x, kernel: jax.grad(
+        lambda x: jax.lax.scan(lambda x, _: (jnp.tanh(convolve(x, kernel)), None), x, length=2)[
+            0
+        ].sum()
+    )(x),
+}
+
+
+# Shapes of the arguments and the axes of each `vmap`, from the inner to the outer one.
+SINGLE = (9, 8, 4), (3, 3, 4, 4), ()
+BATCHES = [
+    ((2, 9, 8, 4), (3, 3, 4, 4), ((0, None),)),
+    ((9, 8, 4), (3, 3, 4, 2, 4), ((None, 3),)),
+    ((9, 2, 8, 4), (2, 3, 3, 4, 4), ((1, 0),)),
+    ((2, 9, 8, 4), (3, 3, 3, 4, 4), ((0, None), (None, 0))),
+    ((3, 2, 9, 8, 4), (2, 3, 3, 4, 4), ((0, 0), (0, None))),
+]
 
 
 @pytest.mark.parametrize(
-    ("platform", "shape", "dtype", "direct"),
-    [
-        ("cpu", LARGE, jnp.float32, False),
-        ("cpu", SMALL, jnp.float32, False),
-        ("cpu", LARGE, jnp.bfloat16, True),
-        ("cpu", SMALL, jnp.bfloat16, True),
-        ("cuda", LARGE, jnp.float32, True),
-        ("cuda", SMALL, jnp.float32, True),
-        ("tpu", LARGE, jnp.float32, True),
-    ],
+    ("name", "case"),
+    [(name, SINGLE) for name in TRANSFORMATIONS]
+    + [(name, case) for name in ("value", "gradient", "jvp of grad") for case in BATCHES],
 )
-def test_the_platform_of_the_program_chooses(kernel, platform, shape, dtype, direct):
-    arguments = features(shape, dtype), kernel.astype(dtype)
+def test_transformations_agree_with_those_of_the_direct_convolution(name, case):
+    x_shape, kernel_shape, axes = case
 
-    def gradient(x, kernel):
-        return jax.grad(lambda x: conv3x3(x, kernel).sum())(x)
+    def run(convolve, x, kernel):
+        function = partial(TRANSFORMATIONS[name], convolve)
+        for pair in axes:
+            function = jax.vmap(function, pair)
+        return function(x, kernel)
 
-    for function in (conv3x3, gradient):
+    arguments = noise(x_shape), noise(kernel_shape) / 4
+    expected = jax.jit(partial(run, direct_conv3x3))(*arguments)
+    assert_close(jax.jit(partial(run, conv3x3))(*arguments), expected, 1e-5)
+    if case is SINGLE:
+        assert_close(run(conv3x3, *arguments), expected, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [LARGE, SMALL])
+def test_a_batch_is_as_exact_as_a_single_image_at_any_algorithm(kernel, shape):
+    x = noise((2, *shape))
+    together = jax.jit(jax.vmap(jax.value_and_grad(loss), (0, None)))(x, kernel)
+    single = [jax.jit(jax.value_and_grad(loss))(image, kernel) for image in x]
+    assert_close(together, jax.tree.map(lambda *lanes: jnp.stack(lanes), *single), 1e-6)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "direct_on_cpu"),
+    [(LARGE, "float32", False), (SMALL, "float32", False), (LARGE, "bfloat16", True)],
+)
+def test_the_platform_of_the_program_chooses(kernel, platform, shape, dtype, direct_on_cpu):
+    arguments = noise(shape, dtype=dtype), kernel.astype(dtype)
+    for function in (conv3x3, jax.grad(lambda x, kernel: conv3x3(x, kernel).sum())):
         traced = jax.jit(function).trace(*arguments)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert ("stablehlo.convolution" in text) == direct
+        assert ("stablehlo.convolution" in text) == (platform != "cpu" or direct_on_cpu)
+
+
+def test_one_export_serves_every_platform(kernel):
+    x = noise(SMALL)
+    exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=("cpu", "cuda", "tpu"))
+    assert_close(exported(x, kernel).call(x, kernel), jax.grad(loss)(x, kernel), 1e-6)
+
+
+def test_a_primitive_is_compiled_where_jit_is_disabled(kernel):
+    with jax.disable_jit(), jax.debug_nans(True):
+        assert_close(conv3x3(noise(SMALL), kernel), naive(noise(SMALL), kernel), 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel"),
+    [
+        (np.ones((4, 4, 2), np.float32), np.ones((3, 3, 2, 2), np.float16)),
+        (np.ones((4, 4, 2), np.float32), np.ones((3, 3, 3, 2), np.float32)),
+        (np.ones((4, 4), np.float32), np.ones((3, 3, 1, 2), np.float32)),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(x, kernel):
+    with pytest.raises((TypeError, ValueError)):
+        conv3x3(x, kernel)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxnst.convolution import conv3x3
+
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
+assert mesh.size == 4
+x = jax.random.normal(jax.random.key(0), (16, 9, 64))
+kernel = jax.random.normal(jax.random.key(1), (3, 3, 64, 64))
+
+def grads(x, kernel):
+    return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(conv3x3(x, kernel))), (0, 1))(x, kernel)
+
+def check(found, expected):
+    for one, other in zip(found, expected):
+        assert np.abs(one - other).max() <= 1e-5 * np.abs(other).max()
+
+placed = jax.device_put(x, NamedSharding(mesh, P("rows")))
+found = jax.jit(grads)(placed, kernel)
+assert found[0].sharding.spec == P("rows")
+check(found, grads(x, kernel))
+
+# Each device has rows of its own, without those of its neighbours.
+parts = [grads(part, kernel) for part in jnp.split(x, 4)]
+expected = jnp.concatenate([part[0] for part in parts]), sum(part[1] for part in parts)
+specs = P("rows"), P()
+apart = jax.shard_map(grads, mesh=mesh, in_specs=specs, out_specs=specs)
+check(jax.jit(apart)(x, kernel), expected)
+"""
+
+
+def test_rows_can_be_spread_over_devices():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True)
