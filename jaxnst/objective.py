@@ -179,7 +179,7 @@ def _blend(described: list[Any], shares: list[Any]) -> Any:
         return reduce(add, (_share(s, leaf) * leaf for s, leaf in zip(shares, leaves, strict=True)))
 
     def _share(share: Any, leaf: jax.Array) -> jax.Array:
-        share = jnp.asarray(share / total, leaf.dtype)
+        share = (jnp.asarray(share) / total).astype(leaf.dtype)
         return share.reshape(share.shape + (1,) * (leaf.ndim - share.ndim))
 
     return jax.tree.map(mean, *described)

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 
 from jaxnst.vgg import check_image
@@ -40,7 +41,11 @@ def pictures_of(name: str, source: Source) -> tuple[Picture, ...]:
     for picture in pictures:
         check_image(picture.image, name)
     return tuple(
-        picture._replace(regions=checked_regions(picture.regions, picture.image.shape, name))
+        picture._replace(
+            regions=checked_regions(picture.regions, picture.image.shape, name),
+            # A list of numbers is one for each region, but to JAX it would be a tree.
+            share=np.asarray(picture.share) if isinstance(picture.share, list) else picture.share,
+        )
         for picture in pictures
     )
 
