@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from naive_vgg19 import conv3x3 as naive
 from naive_vgg19 import conv3x3_by_kernel, conv3x3_by_x
 
@@ -132,7 +133,7 @@ def test_the_platform_of_the_program_chooses(kernel, platform, shape, dtype, dir
 
 def test_one_export_serves_every_platform(kernel):
     x = noise(SMALL)
-    exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=("cpu", "cuda", "tpu"))
+    exported = export.export(jax.jit(jax.grad(loss)), platforms=("cpu", "cuda", "tpu"))
     assert_close(exported(x, kernel).call(x, kernel), jax.grad(loss)(x, kernel), 1e-6)
 
 

@@ -289,8 +289,15 @@ def test_features_and_derivatives_are_the_same_under_jax_s_settings(
     assert_close((found, jitted), (expected, expected))
 
 
-@pytest.mark.parametrize("strict", ["standard", "strict"])
-def test_float64_is_exact_throughout(params, content, strict):
+@pytest.fixture
+def x64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.parametrize("promotion", ["standard", "strict"])
+def test_float64_is_exact_throughout(params, content, x64, promotion):
     image = np.asarray(content[:16, :18], np.float64)
     expected, transpose = vgg19(image, params, "average")
     expected = {layer: expected[layer] for layer in PAIR}
@@ -298,7 +305,7 @@ def test_float64_is_exact_throughout(params, content, strict):
     extract = partial(
         extract_features, params=params, layers=PAIR, pooling="average", dtype="float64"
     )
-    with jax.enable_x64(True), jax.numpy_dtype_promotion(strict):
+    with jax.numpy_dtype_promotion(promotion):
         found, pullback = jax.vjp(extract, jnp.asarray(image))
         assert_close((found, *pullback(cotangents)), (expected, transpose(cotangents)), 1e-12)
         rough = extract_features(image, params, layers=PAIR, pooling="average")
