@@ -18,9 +18,9 @@ def start() -> int:
 def _start_again_with_large_pages() -> None:
     """Replace this process, unless the C library was asked for large pages already.
 
-    XLA asks for its memory anew at each evaluation, which in pages of 4 KB takes its time;
-    benchmarks/evaluation.py tells how much. The C library on Linux can use larger ones, but reads
-    whether it is to only when a process starts. Others ignore it.
+    XLA allocates its memory again for each evaluation, which is slow in pages of 4 KB;
+    benchmarks/evaluation.py measures it. The C library of Linux can use larger pages, but reads
+    this setting only when a process starts. Other systems ignore it.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and "glibc.malloc.hugetlb" not in tunables:

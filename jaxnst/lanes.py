@@ -5,6 +5,7 @@ A *lane* is one transfer. Lanes of a group run by one program, and have pictures
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, overload
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import NamedSharding
 
 from jaxnst.devices import free_memory, group_size, lanes_on, make_mesh, memory_of, put, specs
 from jaxnst.history import History
-from jaxnst.minimize import Progress, check_num_steps
+from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status
 from jaxnst.pyramid import resize
 from jaxnst.recipes import TransferConfig
@@ -131,22 +132,21 @@ def run_lanes(
         else:
             problem, lift, group_axes = _stacked(problems, axes), lanes_on(mesh), axes
             problem = put(problem._replace(params={}), axes, mesh)._replace(params=params)
-        last = None
-        try:
-            for last in run_scales(problem, config, lift=lift, axes=group_axes):
-                if callback is not None and callback(
-                    SweepProgress(lanes, count, _rows(last, size, len(lanes)))
-                ):
-                    stopped = True
-                    break
-        except KeyboardInterrupt:
-            if last is None:
-                raise
-            stopped = True
-        assert last is not None  # there is at least one evaluation to make
+        report = callback and partial(_report, callback, lanes, count, size)
+        last, stopped = consume(run_scales(problem, config, lift=lift, axes=group_axes), report)
         image, status, history = finish(last, shape, lift=lift, interrupted=stopped)
         image, status, history = _by_lanes((image, status, history), size, len(lanes))
         yield lanes, SweepResult(image, status, history)
+
+
+def _report(
+    callback: Callable[[SweepProgress], object],
+    lanes: range,
+    count: int,
+    size: int,
+    progress: Progress,
+) -> object:
+    return callback(SweepProgress(lanes, count, _rows(progress, size, len(lanes))))
 
 
 def _stacked(problems: Sequence[Problem], axes: Any) -> Problem:

@@ -24,6 +24,8 @@ from jaxnst.optimize import (
     step,
 )
 
+Chunk = tuple[State, list[Info], Any]  #: what `run` yields
+
 _log = logging.getLogger(__name__)
 
 
@@ -188,37 +190,50 @@ def minimize(
         every=every,
         seconds_per_chunk=seconds_per_chunk,
     )
-    start, history, last = time.perf_counter(), None, None
-    interrupted = False
+    last, stopped = consume(_records(chunks, num_steps), callback)
+    return Result(
+        last.x, Status.INTERRUPTED if stopped and not last.done else last.status, last.history
+    )
+
+
+def _records(chunks: Iterator[Chunk], num_steps: int) -> Iterator[Progress]:
+    """Yield the record of each chunk of evaluations."""
+    start, history = time.perf_counter(), None
+    for state, infos, status in chunks:
+        seconds = time.perf_counter() - start
+        rows = history_of(infos, seconds=seconds)
+        history = join([history, rows] if history else [rows])
+        evaluation = int(history["evaluation"].max(initial=0))
+        loss, terms = last_of(history)
+        yield Progress(
+            evaluation=evaluation,
+            num_steps=num_steps,
+            loss=loss,
+            terms=terms,
+            seconds=seconds,
+            x=_outcome(state),
+            history=history,
+            status=Status(int(status)),
+            done=status != Status.OK or evaluation >= num_steps,
+            state=state,
+        )
+
+
+def consume(
+    records: Iterator[Progress], callback: Callable[[Progress], object] | None
+) -> tuple[Progress, bool]:
+    """Return the last record of a run, and whether a true answer or Ctrl-C stopped it there."""
+    last = None
     try:
-        for state, infos, status in chunks:
-            seconds = time.perf_counter() - start
-            rows = history_of(infos, seconds=seconds)
-            history = join([history, rows] if history else [rows])
-            evaluation = int(history["evaluation"].max(initial=0))
-            loss, terms = last_of(history)
-            last = Progress(
-                evaluation=evaluation,
-                num_steps=num_steps,
-                loss=loss,
-                terms=terms,
-                seconds=seconds,
-                x=_outcome(state),
-                history=history,
-                status=Status(int(status)),
-                done=status != Status.OK or evaluation >= num_steps,
-                state=state,
-            )
+        for last in records:
             if callback is not None and callback(last):
-                interrupted = True
-                break
+                return last, True
     except KeyboardInterrupt:
         if last is None:
             raise
-        interrupted = True
-    assert last is not None  # at least one evaluation is made
-    stopped = interrupted and not last.done
-    return Result(last.x, Status.INTERRUPTED if stopped else last.status, last.history)
+        return last, True
+    assert last is not None  # a run has at least one record
+    return last, False
 
 
 def check_num_steps(name: str, value: Any) -> None:

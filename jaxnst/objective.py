@@ -8,14 +8,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from jaxnst.loss_weights import LossWeights
-from jaxnst.sources import Source, checked_regions, pictures_of
+from jaxnst.sources import Source, checked_regions, pictures_of, resize_regions
 from jaxnst.terms import Features, Regions, Term
-from jaxnst.vgg import Params, Pooling, check_image, check_layers, extract_features
+from jaxnst.vgg import (
+    Params,
+    Pooling,
+    check_image,
+    check_layers,
+    dtype_name,
+    extract_features,
+)
 
 #: By the name of a term, what the image is compared with: a pytree of arrays.
 Targets = dict[str, Any]
@@ -36,7 +42,7 @@ class Objective:
             "float64" needs JAX's x64.
 
     Raises:
-        TypeError, ValueError: what is no term, no layer, no pooling or no dtype.
+        TypeError, ValueError: a term, a layer, the pooling or the dtype is not valid.
 
     >>> import jaxnst
     >>> terms = {"content": jaxnst.Content(), "style": jaxnst.Style()}
@@ -72,7 +78,7 @@ class Objective:
         if self.pooling not in ("max", "average"):
             raise ValueError(f'pooling must be "max" or "average", not {self.pooling!r}')
         object.__setattr__(self, "terms", FrozenDict(self.terms))  # a dict has no hash
-        object.__setattr__(self, "dtype", _dtype_name(self.dtype))
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -91,19 +97,6 @@ def _network_layers(terms: Any) -> tuple[str, ...]:
     return tuple(layer for layer in layers if layer != "image")
 
 
-def _dtype_name(dtype: Any) -> str:
-    try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        name = repr(dtype)
-    if name not in ("float32", "bfloat16", "float64"):
-        raise ValueError(
-            f'dtype must be "float32", "bfloat16" or "float64", not {name}; float16 overflows in '
-            "VGG19"
-        )
-    return name
-
-
 def _look(
     image: Any, regions: Any, params: Params, objective: Objective, layers: tuple[str, ...]
 ) -> tuple[Features, Regions]:
@@ -112,14 +105,7 @@ def _look(
     features = {"image": image} | extract_features(
         image, params, layers=layers, pooling=objective.pooling, dtype=objective.dtype
     )
-    return features, {layer: _resized(regions, x.shape[:2]) for layer, x in features.items()}
-
-
-def _resized(regions: Any, shape: tuple[int, ...]) -> Any:
-    """Bring regions to the size of a layer: "simple" guides of Gatys et al. 2017."""
-    if regions is None or regions.shape[1:] == shape:
-        return regions
-    return jax.image.resize(regions, (len(regions), *shape), "linear")
+    return features, {layer: resize_regions(regions, x.shape[:2]) for layer, x in features.items()}
 
 
 def compute_targets(

@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxnst.history import History, history_of, join, last_of
 from jaxnst.loss_weights import LossWeights
-from jaxnst.minimize import Progress, run
+from jaxnst.minimize import Chunk, Progress, run
 from jaxnst.objective import Targets, compute_targets, loss_and_grad
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.pyramid import Shape, carry_moments, pyramid_shapes, refine, resize, shrink
 from jaxnst.recipes import TransferConfig
-from jaxnst.sources import Picture
+from jaxnst.sources import Picture, resize_regions
 from jaxnst.vgg import Params, min_size
 
 
@@ -90,7 +90,7 @@ def begin(
     )
     content = problem.content._replace(
         image=_resized(problem.content.image, shape),
-        regions=_regions(problem.content.regions, shape),
+        regions=resize_regions(problem.content.regions, shape),
     )
     here = problem._replace(content=content, style=styles)
     sources = {name: getattr(here, name) for name in config.objective.sources}
@@ -107,7 +107,7 @@ def begin(
         x,
         problem,
         targets,
-        _regions(problem.regions, shape),
+        resize_regions(problem.regions, shape),
         optimizer=problem.optimizer,
         evaluation=0 if previous is None else previous.evaluation,
     )
@@ -118,7 +118,7 @@ def advance(
     problem: Problem, targets: Targets, state: State, limit: Any, *, config: TransferConfig
 ) -> tuple[State, Info]:
     """Make one evaluation at a scale, unless `limit` of them are made. Pure."""
-    regions = _regions(problem.regions, state.x.shape[:2])
+    regions = resize_regions(problem.regions, state.x.shape[:2])
     return step(
         _value_and_grad(config),
         state,
@@ -165,16 +165,10 @@ def _resized(image: jax.Array, shape: Shape) -> jax.Array:
     return image if image.shape[:2] == shape else resize(image, *shape)
 
 
-def _regions(regions: Any, shape: Sequence[int]) -> Any:
-    if regions is None or regions.shape[1:] == tuple(shape):
-        return regions
-    return jax.image.resize(regions, (len(regions), *shape), "linear")
-
-
 def _shrunk(regions: Any, ratio: float) -> Any:
     if regions is None or ratio >= 1:
         return regions
-    return _regions(regions, [max(1, round(side * ratio)) for side in regions.shape[1:]])
+    return resize_regions(regions, [max(1, round(side * ratio)) for side in regions.shape[1:]])
 
 
 # --- The host's loop ------------------------------------------------------------------------------
@@ -199,7 +193,6 @@ def once(
     return jax.jit(partial(function, **static), donate_argnums=donate)
 
 
-Chunk = tuple[State, list[Info], Any]  #: what `run` yields
 Lift = Callable[..., Callable[..., Any]]  #: `once`, or the same for lanes on a mesh
 
 
@@ -236,6 +229,7 @@ def run_scales(
         targets, state = first(problem, state)
         if resume is not None:
             state, resume = _restored(resume.leaves, state), None
+        state = _copied(state)  # under the same name, or two states would be in memory
         limit = np.broadcast_to(begun + np.int32(num_steps), state.evaluation.shape)
         evaluate = lift(advance, (axes, 0, 0, 0), donate=(2,), config=config)
         put_back = lift(recover, (axes, 0), donate=(1,))
@@ -243,7 +237,7 @@ def run_scales(
         chunks = run(
             partial(_with_limit, evaluate, problem, targets, limit),
             partial(put_back, problem),
-            _copied(state),
+            state,
             limit,
             every=every,
         )

@@ -1,7 +1,9 @@
 """The sources of targets: pictures, their regions, and their shares in a blend."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
@@ -65,3 +67,10 @@ def checked_regions(regions: Any, shape: tuple[int, ...], name: str = "image") -
             f"of its size, not {given}"
         )
     return regions if len(given) == 3 else regions[None]
+
+
+def resize_regions(regions: Any, shape: Sequence[int]) -> Any:
+    """Bring (r, H, W) regions to a height and width: "simple" guides of Gatys et al. 2017."""
+    if regions is None or regions.shape[1:] == tuple(shape):
+        return regions
+    return jax.image.resize(regions, (len(regions), *shape), "linear")

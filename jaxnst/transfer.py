@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxnst.history import History
 from jaxnst.loss_weights import LossWeights
-from jaxnst.minimize import Progress, check_num_steps
+from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status, as_argument
 from jaxnst.recipes import TransferConfig
 from jaxnst.scales import Problem, TransferState, finish, run_scales, schedule
@@ -101,17 +101,7 @@ def style_transfer(
         initial_image=initial_image,
     )
     problem = jax.device_put(problem)
-    last, interrupted = None, False
-    try:
-        for last in run_scales(problem, config, resume=resume, every=every):
-            if callback is not None and callback(last):
-                interrupted = True
-                break
-    except KeyboardInterrupt:
-        if last is None:
-            raise
-        interrupted = True
-    assert last is not None  # there is at least one evaluation to make
+    last, interrupted = consume(run_scales(problem, config, resume=resume, every=every), callback)
     shape = problem.content.image.shape[:2]
     image, status, history = finish(last, shape, interrupted=interrupted)
     return TransferResult(image, Status(int(status)), history)

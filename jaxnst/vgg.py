@@ -223,7 +223,7 @@ class VGG19(nn.Module):
         check_image(image)
         if self.pooling not in ("max", "average"):
             raise ValueError(f'pooling must be "max" or "average", not {self.pooling!r}')
-        dtype = _check_dtype(self.dtype)
+        dtype = _allowed_dtype(self.dtype)
         if not self.layers:
             return {}
         deepest, least = max(self.layers, key=LAYERS.index), min_size(self.layers)
@@ -246,7 +246,8 @@ class VGG19(nn.Module):
         return out
 
 
-def _check_dtype(dtype: DTypeLike) -> Any:
+def dtype_name(dtype: DTypeLike) -> str:
+    """Return the name of a type of activations, or raise ValueError if VGG19 cannot have it."""
     try:
         name = jnp.dtype(dtype).name
     except TypeError:
@@ -256,6 +257,11 @@ def _check_dtype(dtype: DTypeLike) -> Any:
             f'dtype must be "float32", "bfloat16" or "float64", not "{name}"; float16 overflows '
             "in VGG19"
         )
+    return name
+
+
+def _allowed_dtype(dtype: DTypeLike) -> Any:
+    name = dtype_name(dtype)
     if name == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError('dtype must not be "float64" unless JAX allows it; set JAX_ENABLE_X64=1')
     return jnp.dtype(name)
