@@ -4,9 +4,14 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -29,9 +34,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _take_place(temporary, target)
-    except BaseException:
+    except OSError as error:  # which names the temporary file, or none
+        raise type(error)(error.errno, error.strerror or str(error), os.fspath(path)) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def move_into_place(whole: Path, path: str | os.PathLike[str]) -> None:
@@ -63,12 +69,18 @@ def check_target(path: str | os.PathLike[str], suffixes: Collection[str]) -> Non
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        PermissionError: the folder is not writable.
-        ValueError: the suffix is not one of `suffixes`, or `path` is a folder.
+        PermissionError: the folder is not writable, or the file is write-protected.
+        ValueError: the suffix is not one of `suffixes`, or `path` is a folder or a device.
+        OSError: `path` is a link that leads nowhere.
     """
     target, quoted = Path(path), repr(os.fspath(path))  # repr escapes line breaks
     if target.is_dir():
         raise ValueError(f"{quoted} is a folder: give the name of a file in it")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{quoted} is no regular file, but a pipe or a device: give another name")
+    # The mode, since root may write anywhere, and replacing a file asks for no permission of it.
+    if target.exists() and not target.stat().st_mode & 0o222:
+        raise PermissionError(f"{quoted} is write-protected: give another name")
     if target.suffix.lower() not in suffixes:
         raise ValueError(
             f"{quoted} has the unknown suffix {target.suffix!r}: use one of {' '.join(suffixes)}"
@@ -78,3 +90,57 @@ def check_target(path: str | os.PathLike[str], suffixes: Collection[str]) -> Non
         raise FileNotFoundError(f"there is no folder {str(folder)!r}: make it first")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"folder {str(folder)!r} cannot be written to: choose another one")
+
+
+def check_not_read(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Check that no output would overwrite an input or another output, however they are spelled.
+
+    Links, relative parts and, where the file system ignores it, case make no difference.
+
+    Raises:
+        ValueError: one would.
+    """
+    read, written = {_identity(path) for path in inputs}, set()
+    for path in outputs:
+        identity, quoted = _identity(path), repr(str(path))
+        if identity in read:
+            raise ValueError(f"{quoted} would overwrite what is read: give another output")
+        if identity in written:
+            raise ValueError(f"{quoted} would be written twice: give each output a name of its own")
+        written.add(identity)
+
+
+def _identity(path: Path) -> object:
+    try:
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    except OSError:  # a new file
+        return os.path.realpath(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in a folder; a process that is killed frees it.
+
+    Without a lock where the system or the file system has none for folders.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"another jaxnst is at work in {str(folder)!r}: wait for its end, or give another "
+                "output"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)

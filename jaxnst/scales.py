@@ -130,6 +130,16 @@ def advance(
     )
 
 
+def check_problem(problem: Problem, config: TransferConfig) -> None:
+    """Check that a transfer can begin, without computing anything.
+
+    Raises:
+        TypeError, ValueError: an image, weights or settings that do not fit each other.
+    """
+    shape = schedule(problem.content.image.shape, config)[0].shape
+    jax.eval_shape(partial(begin, config=config, shape=shape), problem, None)
+
+
 def recover(problem: Problem, state: State) -> State:
     """Go back to the best point of a run that was lost. Pure."""
     return restart(state, optimizer=problem.optimizer)

@@ -61,19 +61,19 @@ def manifest(folder: Path | str = "out") -> dict[str, Any]:
 
 
 def send_signals(
-    patch: pytest.MonkeyPatch, name: str, stop: int, *numbers: signal.Signals
+    patch: pytest.MonkeyPatch, job: Any, stop: int, *numbers: signal.Signals
 ) -> list[Any]:
     """Let signals come with the `stop`th record of a job; return the records, as they come.
 
     Args:
         patch: undoes it.
-        name: of the function in `cli` that does the job.
+        job: `SweepJob` or `BatchJob`.
         stop: from 1.
         *numbers: the signals.
     """
-    run, records = getattr(cli, name), []
+    make, records = job.make, []
 
-    def job(*args: Any, callback: Callable[[Any], object], **options: Any) -> Any:
+    def watched(self: Any, is_done: Any, callback: Callable[[Any], object], stopped: Any) -> Any:
         def report(progress: Any) -> object:
             records.append(progress)
             if len(records) == stop:
@@ -81,7 +81,7 @@ def send_signals(
                     signal.raise_signal(number)
             return callback(progress)
 
-        return run(*args, callback=report, **options)
+        return make(self, is_done, report, stopped)
 
-    patch.setattr(cli, name, job)
+    patch.setattr(job, "make", watched)
     return records

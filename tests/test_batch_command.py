@@ -1,5 +1,7 @@
 """Folders of pictures: what `jaxnst batch` makes of them, at one go or at several."""
 
+import errno
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -13,10 +15,11 @@ from PIL import Image
 
 import jaxnst
 from jaxnst.app import cli
-from jaxnst.app.batch import Content
+from jaxnst.app.batch import BatchJob, Content
 from jaxnst.app.manifest import file_digest
 from jaxnst.app.options import choose
 from jaxnst.app.parser import make_parser
+from jaxnst.files import locked
 from jaxnst.images import load_alpha, load_image
 
 COMPILED: list[str] = []
@@ -31,7 +34,8 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 LAYERS = ["--content-layers", "relu2_1", "--style-layers", "relu1_1"]
 SMALL = ["--preset", "pastiche", *LAYERS, "--optimizer", "adam", "--size", "32", "--num-steps", "3"]
-JOB = ["batch", "photos", "--styles", "paint.png", "-o", "out", *SMALL]
+JOB = ["batch", "photos", "--styles", "paint.png", "-o", "out", *SMALL, "--multiple", "16"]
+SWEEP = ["sweep", "photos/wide.jpg", "paint.png", "-o", "out", *SMALL]
 #: Sides of the pictures, and of what is made of them: three shapes.
 SIDES = {
     "clear.png": ((48, 24), (32, 16)),
@@ -86,7 +90,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> First:
     empty.touch()
     (folder / "photos/notes.txt").write_text("These are no pictures.\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_use_compilation_cache", lambda: None)
+        patch.setattr(cli, "keep_compiled_programs", lambda: None)
         patch.chdir(folder)
         begun = len(COMPILED)
         return First(folder, call(*JOB), COMPILED[begun:])
@@ -284,7 +288,7 @@ def test_interrupted_and_gone_on_with(
     """After the first two pictures, each of which has two records."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        send_signals(patch, "run_batch", 5, number)
+        send_signals(patch, BatchJob, 5, number)
         outcome = call(*JOB)
     assert outcome.status == status
     assert outcome.out == "out: 2 pictures, interrupted; the same command goes on\n"
@@ -303,7 +307,7 @@ def test_interrupted_and_gone_on_with(
 def test_a_second_ctrl_c_ends_it_at_once(new: None, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        records = send_signals(patch, "run_batch", 3, signal.SIGINT, signal.SIGINT)
+        records = send_signals(patch, BatchJob, 3, signal.SIGINT, signal.SIGINT)
         outcome = call(*JOB)
     assert (outcome.status, len(records)) == (130, 3)
     assert outcome.out == "out: 1 picture, interrupted; the same command goes on\n"
@@ -337,14 +341,34 @@ def test_results_in_a_folder_of_contents_are_left_out(new: None) -> None:
 
 def test_a_full_disk_ends_the_job(new: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnst.app.sweep_folder.save_image", fail)
+        patch.setattr("jaxnst.app.jobs.save_image", fail)
         outcome = call(*JOB)
     assert outcome.status == 2 and outcome.err.splitlines()[-1].endswith("No space left on device")
     assert kept() == {}
     assert call(*JOB).out == "out: 6 pictures made, 3 could not be\n"
+
+
+def test_a_result_that_cannot_be_saved_stops_no_other(new: None) -> None:
+    shutil.rmtree("photos/deep")
+    Path("out").mkdir()
+    call(*JOB, "--num-steps", "1")
+    for path in Path("out").glob("*.png"):
+        path.unlink()
+    Path("out/wide.png").mkdir()
+    outcome = call(*JOB, "--restart")
+    check_reports(outcome, "cut.jpg", "empty.gif", "wide.png")
+    assert outcome.out == "out: 4 pictures made, 3 could not be\n"
+
+
+def test_the_default_keeps_proportions_as_transfer_does(new: None) -> None:
+    words = [word for word in JOB if word not in ("--multiple", "16")]
+    assert call(*(word if word != "photos" else "photos/clear.png" for word in words)).status == 0
+    assert call("transfer", "photos/clear.png", "paint.png", "-o", "one.png", *SMALL).status == 0
+    assert Path("out/clear.png").read_bytes() == Path("one.png").read_bytes()
+    check_refused(call(*words, "--multiple", "4"), "other multiple")
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -353,13 +377,14 @@ def test_a_full_disk_ends_the_job(new: None, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("batch photos --styles paint.png -o photos", "not empty"),
+        ("batch photos --styles paint.png -o photos", "would overwrite what is read"),
         ("batch photos --styles paint.png -o paint.png", "is a file"),
         ("batch photos --styles paint.png -o none/out", "none"),
         ("batch photos --styles paint.png", "--output"),
         ("batch photos -o out", "--styles"),
         ("batch --styles paint.png -o out", "CONTENTS"),
         ("batch none --styles paint.png -o out", "none"),
+        ("batch photos/deep/er/.. --styles paint.png -o photos/deep", "would overwrite"),
         ("batch photos/notes.txt photos --styles none.png -o out", "none.png"),
         ("batch photos --styles photos/cut.jpg -o out", "cut.jpg"),
         ("batch photos --styles paint.png -o out --suffix .gif", ".gif"),
@@ -374,3 +399,37 @@ def test_bad_arguments_are_refused(new: None, words: str, part: str) -> None:
     before = sorted(Path().rglob("*"))
     check_refused(call(*words.split(), *SMALL), part)
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["batch", "sweep"])
+def test_a_folder_of_someone_else_is_left_alone(new: None, command: str) -> None:
+    Path("victim.txt").write_text("mine")
+    Path("out").mkdir()
+    for name in ("wide.png", "001.png", "index.html"):
+        Path("out", name).write_text("mine")
+    digest = file_digest(Path("victim.txt"))
+    line = {"output": "../victim.txt", "status": "done", "sha256": digest}
+    Path("out/manifest.jsonl").write_text(json.dumps(line) + "\n")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    words = {"batch": JOB, "sweep": [*SWEEP, "--style-weights", "1", "2"]}[command]
+    for more in ([], ["--restart"]):
+        check_refused(call(*words, *more), "was not written by jaxnst")
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_two_jobs_in_one_folder(again: dict[str, tuple[int, bytes]]) -> None:
+    with locked(Path("out")):
+        for words in (JOB, [*JOB, "--restart"]):
+            check_refused(call(*words), "another jaxnst is at work in 'out'")
+    assert kept() == again
+    assert call(*JOB).out.startswith("out: 0 pictures made, 6 there already")
+
+
+def test_another_version_leaves_finished_pictures(
+    again: dict[str, tuple[int, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out/wide.png").unlink()
+    monkeypatch.setattr(jaxnst, "__version__", "9.9.9")
+    assert call(*JOB).out == "out: 1 picture made, 5 there already, 3 could not be\n"
+    made_by = {name: entry["made_by"]["jaxnst"] for name, entry in manifest().items()}
+    assert made_by["wide.png"] == "9.9.9" != made_by["clear.png"]

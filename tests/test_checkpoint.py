@@ -19,33 +19,25 @@ from jaxnst.app.checkpoint import digest, has_checkpoint, remove, restore, save
 MARK = {"content": "a", "style": "b"}
 
 
-def make_tree(seed=0):
+def make_arrays(seed=0):
     random = np.random.default_rng(seed)
     return {
-        "leaves": [
-            jnp.asarray(random.normal(size=(40, 50, 3)), jnp.float32),
-            np.float32(random.normal()),
-            np.array(7, np.int32),
-            np.array([np.nan, -0.0, np.inf, 1e-40], np.float32),
-        ],
+        "leaf 0": jnp.asarray(random.normal(size=(40, 50, 3)), jnp.float32),
+        "leaf 1": np.float32(random.normal()),
         "scale": 2,
-        "history": {"loss": random.normal(size=4), "evaluation": np.arange(4)},
+        "history loss": np.array([np.nan, -0.0, np.inf, 1e-40], np.float32),
+        "history evaluation": np.arange(4),
     }
 
 
 def check_same(found, expected):
-    assert found.keys() == expected.keys()
-    assert int(found["scale"]) == expected["scale"]
-    pairs = [*zip(found["leaves"], expected["leaves"], strict=True)]
-    pairs += [(found["history"][k], v) for k, v in expected["history"].items()]
-    for a, b in pairs:
-        a, b = np.asarray(a), np.asarray(b)
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        assert a.tobytes() == b.tobytes()
+    assert list(found) == list(expected)
+    for a, b in zip(found.values(), map(np.asarray, expected.values()), strict=True):
+        assert (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())
 
 
 def steps(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name.removesuffix(".safetensors") for path in folder.iterdir())
 
 
 def check_refused(folder, *parts, mark=MARK):
@@ -57,44 +49,36 @@ def check_refused(folder, *parts, mark=MARK):
         assert part in message
 
 
-def damage(folder, how):
-    for path in folder.rglob("*"):
-        if path.is_file() and how == "cut":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        elif path.is_file() and how == "removed":
-            path.unlink()
-        elif path.is_file():
-            path.write_bytes(b"")
+def damage(path, how):
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"{}" * 99}[how])
 
 
 # --- there and back ----------------------------------------------------------------------------
 
 
 def test_the_same_bits_come_back(tmp_path):
-    save(tmp_path / "state", 3, make_tree(), MARK)
-    check_same(restore(tmp_path / "state", MARK), make_tree())
+    save(tmp_path / "state", 3, make_arrays(), MARK)
+    check_same(restore(tmp_path / "state", MARK), make_arrays())
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "int32", "uint32", "bool"])
-def test_all_types_and_no_axes(tmp_path, dtype):
+def test_all_types_and_ranks(tmp_path, dtype):
     values = np.random.default_rng(0).integers(0, 2, (3, 2)).astype(jnp.dtype(dtype))
-    expected = [values, values[0, 0]]
-    save(tmp_path, 1, {"leaves": expected}, MARK)
-    for found, leaf in zip(restore(tmp_path, MARK)["leaves"], expected, strict=True):
-        found = np.asarray(found)
-        assert (found.shape, found.dtype) == (leaf.shape, leaf.dtype)
-        assert found.tobytes() == leaf.tobytes()
+    expected = {"two": values, "none": values[0, 0], "empty": values[:0]}
+    save(tmp_path, 1, expected, MARK)
+    check_same(restore(tmp_path, MARK), expected)
 
 
 def test_the_newest_comes_back_and_two_are_kept(tmp_path):
     for step in (5, 10, 20):
-        save(tmp_path, step, make_tree(step), MARK)
-    check_same(restore(tmp_path, MARK), make_tree(20))
-    assert steps(tmp_path) == ["10", "20"]
+        save(tmp_path, step, make_arrays(step), MARK)
+    check_same(restore(tmp_path, MARK), make_arrays(20))
+    assert steps(tmp_path) == ["state-10", "state-20"]
 
 
 def test_to_restore_changes_nothing(tmp_path):
-    save(tmp_path, 1, make_tree(), MARK)
+    save(tmp_path, 1, make_arrays(), MARK)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     restore(tmp_path, MARK)
     check_refused(tmp_path, mark={})
@@ -102,29 +86,23 @@ def test_to_restore_changes_nothing(tmp_path):
 
 
 def test_what_differs_is_named(tmp_path):
-    save(tmp_path, 1, make_tree(), MARK)
+    save(tmp_path, 1, make_arrays(), MARK)
     check_refused(tmp_path, "a run with other style", mark=MARK | {"style": "x"})
     check_refused(tmp_path, "other content and style", mark={"content": "x", "style": "x"})
     check_refused(tmp_path, "other num_steps", mark=MARK | {"num_steps": "3"})
     check_refused(tmp_path, "other style", mark={"content": "a"})
-    check_same(restore(tmp_path, MARK), make_tree())
+    check_same(restore(tmp_path, MARK), make_arrays())
 
 
-def test_remove(tmp_path):
-    save(tmp_path / "state", 1, make_tree(), MARK)
-    remove(tmp_path / "state")
-    remove(tmp_path / "state")
-    assert steps(tmp_path) == []
-
-
-def test_half_a_removed_state_is_none(tmp_path, monkeypatch):
-    save(tmp_path / "state", 1, make_tree(), MARK)
-    with monkeypatch.context() as patch:  # killed before the first file is removed
-        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
-        remove(tmp_path / "state")
-    assert steps(tmp_path) != [] and not has_checkpoint(tmp_path / "state")
-    remove(tmp_path / "state")
-    assert steps(tmp_path) == []
+def test_only_states_are_removed(tmp_path):
+    for mine in ("notes.txt", "state-x.safetensors", "state-1.safetensors.bak"):
+        (tmp_path / mine).write_text("mine")
+    before = steps(tmp_path)
+    for step in (1, 2, 3):
+        save(tmp_path, step, make_arrays(), MARK)
+    for _ in range(2):
+        remove(tmp_path)
+        assert steps(tmp_path) == before and not has_checkpoint(tmp_path)
 
 
 # --- damage ------------------------------------------------------------------------------------
@@ -137,57 +115,53 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
     assert steps(tmp_path) == []
 
 
-@pytest.mark.parametrize("how", ["cut", "removed", "emptied"])
-@pytest.mark.parametrize(
-    "part", ["1", "1/about", "1/state", "1/state/d", "1/state/ocdbt.process_0"]
-)
-def test_a_damaged_state_is_refused(tmp_path, capfd, part, how):
-    save(tmp_path, 1, make_tree(), MARK)
+@pytest.mark.parametrize("how", ["cut", "empty", "text"])
+def test_a_damaged_state_is_refused(tmp_path, capfd, how):
+    save(tmp_path, 1, make_arrays(), MARK)
+    damage(tmp_path / "state-1.safetensors", how)
     assert has_checkpoint(tmp_path)
-    damage(tmp_path / part, how)
-    check_refused(tmp_path, "cannot be read")
-    time.sleep(0.1)  # for threads that are left over
+    check_refused(tmp_path, "state 1", "cannot be read", "--restart")
     assert capfd.readouterr() == ("", "")
 
 
 def test_one_flipped_bit_is_seen(tmp_path):
-    save(tmp_path, 1, make_tree(), MARK)
-    files = [path for path in (tmp_path / "1/state").rglob("*") if path.is_file()]
-    data = max(files, key=lambda path: path.stat().st_size)
-    flipped = bytearray(data.read_bytes())
-    # Noise is stored as it is, so this is in the middle of an array.
-    flipped[len(flipped) // 3] ^= 1
-    data.write_bytes(flipped)
-    check_refused(tmp_path, "cannot be read")
+    save(tmp_path, 1, make_arrays(), MARK)
+    path = tmp_path / "state-1.safetensors"
+    whole = path.read_bytes()
+    header = range(8 + int.from_bytes(whole[:8], "little"))
+    for place in [*header, *np.random.default_rng(0).integers(0, len(whole), 99)]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        check_refused(tmp_path, "cannot be read")
 
 
 def test_the_state_before_a_damaged_one_serves(tmp_path, caplog):
     for step in (10, 20):
-        save(tmp_path, step, make_tree(step), MARK)
-    damage(tmp_path / "20", "cut")
-    check_same(restore(tmp_path, MARK), make_tree(10))
+        save(tmp_path, step, make_arrays(step), MARK)
+    damage(tmp_path / "state-20.safetensors", "cut")
+    check_same(restore(tmp_path, MARK), make_arrays(10))
     (message,) = caplog.messages
     assert "state 20" in message and "earlier" in message and "\n" not in message
     # And what goes on from there takes the place of the damaged one.
-    save(tmp_path, 15, make_tree(15), MARK)
-    check_same(restore(tmp_path, MARK), make_tree(15))
-    assert steps(tmp_path) == ["10", "15"]
+    save(tmp_path, 15, make_arrays(15), MARK)
+    check_same(restore(tmp_path, MARK), make_arrays(15))
+    assert steps(tmp_path) == ["state-10", "state-15"]
 
 
 def test_what_a_killed_save_left_is_cleaned_up(tmp_path):
-    save(tmp_path, 1, make_tree(), MARK)
-    shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
-    check_same(restore(tmp_path, MARK), make_tree())
-    save(tmp_path, 3, make_tree(3), MARK)
-    check_same(restore(tmp_path, MARK), make_tree(3))
-    assert steps(tmp_path) == ["1", "3"]
+    save(tmp_path, 1, make_arrays(), MARK)
+    (tmp_path / "unfinished.safetensors").write_bytes(b"half")
+    check_same(restore(tmp_path, MARK), make_arrays())
+    save(tmp_path, 3, make_arrays(3), MARK)
+    assert steps(tmp_path) == ["state-1", "state-3"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_earlier_state(tmp_path, capfd):
     resource = pytest.importorskip("resource")
-    save(tmp_path, 1, make_tree(), MARK)
+    save(tmp_path, 1, make_arrays(), MARK)
     noise = np.random.default_rng(0).random((12, 300_000))
-    large = {"leaves": list(noise)}
+    large = {"leaf": noise}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, hard))
     try:
@@ -195,14 +169,13 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_state(tmp_path, capfd):
             with pytest.raises(OSError, match="File too large") as caught:
                 save(tmp_path, step, large, MARK)
             assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
-            assert len(steps(tmp_path)) <= 2  # what failed does not pile up
+            assert steps(tmp_path) == ["state-1"]  # what failed does not pile up
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    time.sleep(0.3)  # for threads that are left over
     assert capfd.readouterr() == ("", "")
-    check_same(restore(tmp_path, MARK), make_tree())
+    check_same(restore(tmp_path, MARK), make_arrays())
     save(tmp_path, 2, large, MARK)
-    assert steps(tmp_path) == ["1", "2"]
+    assert steps(tmp_path) == ["state-1", "state-2"]
 
 
 # --- digest ------------------------------------------------------------------------------------
@@ -247,11 +220,12 @@ def test_digest_compares_zeros_and_nans_by_their_bits():
 
 SAVE_ON_AND_ON = """
 import sys
+from pathlib import Path
 import numpy as np
 from jaxnst.app.checkpoint import save
 for step in range(int(sys.argv[2]), 10**6):
     value = np.full(200_000, step, np.float32)
-    save(sys.argv[1], step, {"value": value}, {"content": "a"})
+    save(Path(sys.argv[1]), step, {"value": value}, {"content": "a"})
     print(step, flush=True)
 """
 
@@ -282,8 +256,8 @@ def test_a_save_that_is_killed_leaves_the_earlier_one(tmp_path):
 
 DIE_AT_EACH_CHANGE = """
 import os, shutil, sys, warnings
+from pathlib import Path
 import numpy as np
-import orbax.checkpoint
 from jaxnst.app.checkpoint import save
 
 warnings.simplefilter("ignore")  # of threads that a fork leaves behind: they are idle
@@ -301,7 +275,7 @@ def in_a_child(folder, steps, change=None):
                 os._exit(9)
     sys.addaudithook(die)
     for step in steps:
-        save(folder, step, {"value": np.full(1000, step)}, {"content": "a"})
+        save(Path(folder), step, {"value": np.full(1000, step)}, {"content": "a"})
     os._exit(0)
 
 _, folder, earlier, step = sys.argv
@@ -331,12 +305,12 @@ def test_a_process_may_die_before_each_change_of_the_folder(tmp_path, earlier, s
         timeout=200,
     )
     deaths = [folder for folder in tmp_path.iterdir() if folder.name != "0"]
-    assert len(deaths) > 10
+    assert len(deaths) > 1
     for folder in deaths:
         found = None
         if has_checkpoint(folder):
             found = int(restore(folder, {"content": "a"})["value"][0])
         assert found in left
-        save(folder, 40, make_tree(), MARK)  # and what was cut off is cleaned up
-        check_same(restore(folder, MARK), make_tree())
+        save(folder, 40, make_arrays(), MARK)  # and what was cut off is cleaned up
+        check_same(restore(folder, MARK), make_arrays())
         assert len(steps(folder)) <= 2

@@ -341,17 +341,28 @@ def test_a_process_waits_long_for_the_others(tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
-    code = (
-        "import sys, time; from jaxnst.devices import join_processes, share;"
-        "from jaxnst.app.manifest import wait_for_all; me = int(sys.argv[1]);"
-        f"join_processes('localhost:{port}', 2, me); wait_for_all('first');"
-        "time.sleep(20 * me); wait_for_all('done'); print(share(range(5)))"
-    )
+    code = f"""
+import sys, time
+from pathlib import Path
+from jaxnst.app.jobs import run_job
+from jaxnst.devices import join_processes
+
+class Job:
+    settings, count = {{}}, 0
+
+    def make(self, *_):
+        time.sleep(20 * int(sys.argv[1]))
+        return iter(())
+
+join_processes("localhost:{port}", 2, int(sys.argv[1]))
+sys.exit(run_job(Job(), Path("out"), quiet=True))
+"""
     environment = os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])}
     flag = "--xla_cpu_collective_timeout_seconds=5"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(i)],
+            cwd=tmp_path,
             env=environment | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -360,3 +371,4 @@ def test_a_process_waits_long_for_the_others(tmp_path: Path) -> None:
         for i in range(2)
     ]
     assert [outcome[::2] for outcome in finish_all(processes)] == [(0, "")] * 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.jsonl"]

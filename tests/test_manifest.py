@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxnst.app.manifest import Entry, Manifest, describe_run, file_digest
+from jaxnst.app.runs import versions
 
 SETTINGS = {"size": "32", "seed": "0"}
 MADE_OF = {"content": "a.jpg", "content_sha256": "0123", "settings": SETTINGS}
@@ -21,7 +22,8 @@ def made(folder: Path, output: str, **more: Any) -> Entry:
     path = folder / output
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(output.encode())
-    return {"output": output, "status": "done", "sha256": file_digest(path)} | MADE_OF | more
+    entry = {"output": output, "status": "done", "sha256": file_digest(path)} | MADE_OF
+    return entry | {"made_by": versions(), "finished": "2026-01-02T03:04:05.000+00:00"} | more
 
 
 def lines(path: Path) -> list[Entry]:
@@ -35,7 +37,7 @@ def names(folder: Path) -> set[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "job"
-    Manifest(folder).open(SETTINGS)
+    Manifest(folder).open()
     return folder
 
 
@@ -78,20 +80,32 @@ def test_half_a_line_is_ignored_and_spoils_no_other(folder: Path) -> None:
         kept = {"a.png": first} | ({"b.png": second} if end == len(whole) - 1 else {})
         again = Manifest(folder)
         assert again.entries == kept
-        again.open(SETTINGS)
+        again.check(SETTINGS)
         third = again.append(made(folder, "c.png"))
         assert Manifest(folder).entries == kept | {"c.png": third}
         again.merge()
         assert lines(manifest.path) == [*kept.values(), third]
 
 
+NESTED = b'{"output": "a.png", "x": ' + b"[" * 100_000
+
+
 @pytest.mark.parametrize(
-    "line", [b"[]", b"3", b"{}", b'{"output": "a.png"}', b'{"output": []}', b"\xff\xfe", b"\0"]
+    "line",
+    [b"[]", b"3", b"{}", b'{"output": "a.png"}', b'{"output": []}', b"\xff\xfe", b"\0", NESTED],
+    ids=lambda line: repr(line[:12]),
 )
-def test_lines_of_another_kind_are_ignored(folder: Path, line: bytes) -> None:
-    (folder / "manifest.jsonl").write_bytes(line + b"\n")
-    entry = Manifest(folder).append(made(folder, "b.png"))
-    assert Manifest(folder).entries == {"b.png": entry}
+def test_a_file_that_jaxnst_did_not_write_is_refused(folder: Path, line: bytes) -> None:
+    Manifest(folder).append(made(folder, "b.png"))
+    with (folder / "manifest.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    before = (folder / "manifest.jsonl").read_bytes()
+    if line is NESTED:  # half of a line, for all that one can see
+        assert list(Manifest(folder).entries) == ["b.png"]
+        return
+    with pytest.raises(ValueError, match=r"manifest\.jsonl' was not written by jaxnst"):
+        Manifest(folder)
+    assert (folder / "manifest.jsonl").read_bytes() == before and (folder / "b.png").exists()
 
 
 def test_threads_add_lines_at_once(folder: Path) -> None:
@@ -101,7 +115,7 @@ def test_threads_add_lines_at_once(folder: Path) -> None:
     def add(thread: int) -> None:
         start.wait()
         for i in range(10):
-            manifest.append({"output": f"{thread}-{i}.png", "status": "failed"})
+            manifest.append({"output": f"{thread}-{i}.png", "status": "failed", "settings": {}})
 
     threads = [threading.Thread(target=add, args=[i]) for i in range(8)]
     for thread in threads:
@@ -119,7 +133,7 @@ def test_threads_add_lines_at_once(folder: Path) -> None:
 def test_processes_write_files_of_their_own(tmp_path: Path) -> None:
     parts = [Manifest(tmp_path / "job", process, 2) for process in range(2)]
     for part in parts:
-        part.open(SETTINGS)
+        part.open()
     expected = {}
     for output, part in zip(["a.png", "b.png", "c.png"], [*parts, parts[0]], strict=True):
         expected[output] = part.append(made(part.folder, output))
@@ -146,7 +160,7 @@ def test_merging_leaves_one_sorted_file(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     for process, outputs in enumerate([("d.png", "a.png", "d.png"), ("c.png", "sub/b.png")]):
         part = Manifest(folder, process, 2)
-        part.open(SETTINGS)
+        part.open()
         for output in outputs:
             part.append(made(folder, output))
     known = Manifest(folder).entries
@@ -159,20 +173,19 @@ def test_merging_leaves_one_sorted_file(tmp_path: Path) -> None:
     assert (folder / "manifest.jsonl").read_bytes() == before
 
 
-def test_two_processes_open_a_new_folder_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other process's file appears just when this one looks into the folder."""
+def test_processes_see_when_another_has_finished(tmp_path: Path) -> None:
     ours, theirs = (Manifest(tmp_path / "job", process, 2) for process in range(2))
-    look = Path.iterdir
-
-    def late(path: Path) -> Any:
-        theirs.path.touch()
-        return look(path)
-
-    monkeypatch.setattr(Path, "iterdir", late)
-    ours.open(SETTINGS)
-    assert ours.path.exists()
+    theirs.open()
+    ours.check(SETTINGS)
+    entry = theirs.append(made(theirs.folder, "a.png"))
+    assert not ours.has_finished(1)
+    theirs.finish()
+    assert ours.has_finished(1)
+    theirs.open()  # a new start after a kill
+    assert not ours.has_finished(1) and Manifest(ours.folder).entries == {"a.png": entry}
+    theirs.finish()
+    ours.merge()
+    assert not ours.has_finished(1) and names(ours.folder) == {"a.png", "manifest.jsonl"}
 
 
 # --- what is done ------------------------------------------------------------------------------
@@ -231,16 +244,18 @@ def test_a_changed_or_missing_picture_is_not_done(folder: Path) -> None:
 
 def test_a_folder_is_made_and_opened_again(tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    Manifest(folder).open(SETTINGS)
+    Manifest(folder).check(SETTINGS)
+    assert not folder.exists()
+    Manifest(folder).open()
     assert names(folder) == {"manifest.jsonl"}
-    Manifest(folder).open(SETTINGS)
+    Manifest(folder).check(SETTINGS)
     manifest = Manifest(folder)
     entry = manifest.append(made(folder, "a.png"))
     again = Manifest(folder)
-    again.open(dict(SETTINGS))
+    again.check(dict(SETTINGS))
     assert again.entries == {"a.png": entry}
     (tmp_path / "empty").mkdir()
-    Manifest(tmp_path / "empty").open(SETTINGS)
+    Manifest(tmp_path / "empty").check(SETTINGS)
 
 
 def test_other_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +272,7 @@ def test_other_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]:
         before = names(tmp_path)
         with pytest.raises(error, match=part):
-            Manifest(Path(name)).open(SETTINGS)
+            Manifest(Path(name)).check(SETTINGS)
         assert names(tmp_path) == before and not Path("none").exists()
 
 
@@ -276,10 +291,10 @@ def test_a_job_with_other_settings_is_refused(
     manifest.append({"output": "a.png", "status": "failed", "settings": SETTINGS})
     before = manifest.path.read_bytes()
     with pytest.raises(ValueError, match=f"job with other {differ}:.*--restart"):
-        Manifest(folder).open(SETTINGS | change)
+        Manifest(folder).check(SETTINGS | change)
     fewer = {k: v for k, v in SETTINGS.items() if k != "seed"}
     with pytest.raises(ValueError, match="job with other seed:"):
-        Manifest(folder).open(fewer)
+        Manifest(folder).check(fewer)
     assert manifest.path.read_bytes() == before
 
 
@@ -288,14 +303,19 @@ def test_a_job_is_discarded_with_its_pictures_and_no_other_file(folder: Path) ->
     part.append(made(folder, "a.png"))
     Manifest(folder).append(made(folder, "sub/b.png"))
     Manifest(folder).append({"output": "c.png", "status": "failed", "settings": SETTINGS})
-    for mine in ("notes.txt", "sheet.jpg", "z.png"):
-        (folder / mine).write_text("mine")
+    Manifest(folder).append(made(folder, "changed.png"))
+    Manifest(folder).append(made(folder, "../outside.png"))
+    mine = {"notes.txt", "sheet.jpg", "z.png", "changed.png"}
+    for name in mine:
+        (folder / name).write_text("mine")
+    Manifest(folder).check(None)
     Manifest(folder).discard()
-    assert names(folder) - {"manifest.jsonl"} == {"notes.txt", "sheet.jpg", "z.png"}
+    assert names(folder) - {"manifest.jsonl"} == mine
+    assert (folder.parent / "outside.png").exists()
     assert Manifest(folder).entries == {}
     # Another job can take its place, whatever else is there.
     another = Manifest(folder)
-    another.open(SETTINGS | {"size": "33"})
+    another.check(SETTINGS | {"size": "33"})
     another.append(made(folder, "a.png"))
     assert list(Manifest(folder).entries) == ["a.png"]
 
@@ -306,7 +326,7 @@ def test_discard_leaves_foreign_folders_alone(tmp_path: Path) -> None:
     Manifest(tmp_path / "none").discard()
     assert names(tmp_path) == {"mine.png"}
     with pytest.raises(ValueError, match="not empty"):
-        Manifest(tmp_path).open(SETTINGS)
+        Manifest(tmp_path).check(SETTINGS)
 
 
 # --- a line about a run ------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def test_the_state_before_a_damaged_one_serves(run, caplog):
     assert run(*LBFGS)[0] == 0
     expected = Path("out.png").read_bytes()
     run(*LBFGS, *EACH, stop=7)
-    shutil.rmtree("out.png.run/state/7/about")
+    Path("out.png.run/state-7.safetensors").write_bytes(b"damaged")
     assert run(*LBFGS, "--resume", stop=8)[0] == 130
     assert "state 7" in caplog.text
     assert run(*LBFGS, "--resume")[0] == 0
@@ -322,6 +322,27 @@ def test_what_else_lies_in_the_folder_stays(run):
     assert run(*LBFGS, *EACH, "--animation", "run.gif")[0] == 0
     assert names() == ["out.png", "out.png.run", "run.gif"]
     assert names("out.png.run") == ["notes.txt"]
+
+
+def test_what_is_no_file_to_replace_is_refused(run):
+    os.mkfifo("pipe.png")
+    Path("device.png").symlink_to("/dev/null")
+    Path("kept.png").write_text("mine")
+    Path("kept.png").chmod(0o444)
+    for name, part in [("pipe", "pipe"), ("device", "device"), ("kept", "write-protected")]:
+        check_refused(run(*LBFGS, inputs=[CONTENT, STYLE, "-o", f"{name}.png"]), f"{name}.png", part)
+    assert names() == ["device.png", "kept.png", "pipe.png"]
+    assert Path("kept.png").read_text() == "mine" and Path("pipe.png").is_fifo()
+
+
+def test_a_refused_restart_keeps_the_unfinished_run(run):
+    run(*LBFGS, stop=3)
+    before = files()
+    check_refused(run(*LBFGS, "--restart", "--size", "1"), "pixels")
+    check_refused(run(*LBFGS, "--restart", "--style-weight", "3e38"), "not finite")
+    check_refused(run(*LBFGS, "--restart", "--style-layers", "relu9_9"), "relu9_9")
+    assert files() == before
+    assert run(*LBFGS, "--resume")[0] == 0
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(run):
@@ -406,9 +427,8 @@ def test_an_animation_has_the_frames_from_before_the_interruption(run):
 
 def test_an_animation_has_no_frames_of_another_run(run):
     assert run(*LBFGS, "--animation", "whole.gif")[0] == 0
-    frames = Path("out.png.run/frames")  # of a run that was killed before its first state
-    frames.mkdir(parents=True)
-    Image.new("RGB", (30, 20)).save(frames / f"{500:09}.png")
+    Path("out.png.run").mkdir()  # of a run that was killed before its first state
+    Image.new("RGB", (30, 20)).save(f"out.png.run/frame-{500:09}.png")
     assert run(*LBFGS, "--animation", "run.gif")[0] == 0
     assert Path("run.gif").read_bytes() == Path("whole.gif").read_bytes()
 
@@ -458,13 +478,20 @@ def test_bad_values_are_refused(run, words, part):
         ("content.png style.png -o out.webp --animation out.webp", "out.webp"),
         ("content.png style.png -o out.png --plot out.png", "out.png"),
         ("content.png style.png -o out.png --plot style.png", "style.png"),
+        ("content.png folder/../style.png -o link.png", "link.png"),
+        ("content.png out_4.png -o out.png --save-every 2", "out_4.png"),
+        ("out_9.png style.png -o out.png --save-every 9", "out_9.png"),
     ],
 )
 def test_nothing_is_overwritten_by_another_output(run, words, part):
     shutil.copy(CONTENT, "content.png")
     shutil.copy(STYLE, "style.png")
+    Path("link.png").symlink_to("style.png")
+    Path("folder").mkdir()
+    for name in ("out_4.png", "out_9.png"):
+        shutil.copy(STYLE, name)
     before = files()
-    check_refused(run(*LBFGS, inputs=words.split()), part, "name")
+    check_refused(run(*LBFGS, inputs=words.split()), part, "output")
     assert files() == before
 
 
@@ -502,12 +529,12 @@ def wait_for(condition, process):
 
 
 def states(folder):
-    return [int(path.name) for path in folder.glob("state/*") if path.name.isdecimal()]
+    return [int(path.stem.removeprefix("state-")) for path in folder.glob("state-*")]
 
 
 def is_saving(folder):
     """Whether there is a state that is not whole yet."""
-    return any("tmp" in path.name for path in folder.glob("state/*"))
+    return (folder / "unfinished.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -128,11 +128,13 @@ def test_settings_are_the_same_in_two_processes():
     assert first == second and " at 0x" not in first and "raw_gram_matrix" in first
 
 
-def test_other_versions_are_others(monkeypatch):
-    before = fingerprint_of(**PARTS)
+def test_a_state_of_another_version_is_refused(make, monkeypatch):
+    record = make()
+    record(make_progress(7))
+    record.save()
     monkeypatch.setattr(runs.jaxnst, "__version__", "0.0.0")
-    after = fingerprint_of(**PARTS)
-    assert {name for name in before if before[name] != after[name]} == {"version of jaxnst"}
+    with pytest.raises(ValueError, match="a run with other jaxnst: .*--restart"):
+        make().resume()
 
 
 # --- pictures and frames -----------------------------------------------------------------------
@@ -229,20 +231,75 @@ def test_a_state_comes_back(make):
 
 def test_the_folder_stays_only_with_a_state(make, tmp_path):
     record = make(frame_every=1, save_every=1)
-    with record.at_work():
+    with record.working():
         assert record.folder.is_dir()
         record(make_progress(1))
     assert names(tmp_path) == ["out_001.png"]
-    with pytest.raises(KeyboardInterrupt), record.at_work():
+    with pytest.raises(KeyboardInterrupt), record.working():
         record(make_progress(1))
         raise KeyboardInterrupt
     assert names(tmp_path) == ["out_001.png"]
-    with record.at_work():
+    with record.working():
         record(make_progress(1))
         record.save()
-    assert names(record.folder) == ["frames", "new", "state"]
+    assert names(record.folder) == ["frame-000000001.png", "state-1.safetensors"]
     record.remove()
-    assert not record.folder.exists()
+    assert names(record.folder) == []
+
+
+def test_files_of_the_user_stay(make):
+    record = make(frame_every=1, interval=1e-9)
+    mine = ["new/a.png", "frames/000000001.png", "state/1/a", "frame-1.png", "notes.txt"]
+    for name in mine:
+        (record.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (record.folder / name).write_text("mine")
+    with record.working():
+        record(make_progress(1))
+        record.remove()
+    there = [path.relative_to(record.folder) for path in record.folder.rglob("*")]
+    assert {path.as_posix() for path in there if (record.folder / path).is_file()} == set(mine)
+
+
+def test_two_runs_at_one_picture(make):
+    with make().working():
+        with pytest.raises(BlockingIOError, match="another jaxnst"), make().working():
+            raise AssertionError
+        assert make().folder.is_dir()
+    with make().working():
+        pass
+
+
+def test_an_earlier_run_goes_only_when_the_new_one_works(make):
+    first = make()
+    first(make_progress(7))
+    first.save()
+    second = make()
+    with second.working():
+        second(make_progress(1, loss=float("nan")))
+        assert names(second.folder) == ["state-7.safetensors"]
+        second(make_progress(1))
+        assert names(second.folder) == []
+        second.save()
+    assert names(second.folder) == ["state-1.safetensors"]
+
+
+def test_the_last_picture_is_saved_elsewhere_when_its_own_place_fails(
+    make, tmp_path, monkeypatch
+):
+    record = make()
+    record(make_progress(9))
+    monkeypatch.setattr(runs, "move_into_place", no_space)
+    with pytest.raises(OSError, match="finished picture is") as caught:
+        record.save_last_picture(jnp.full((*SHAPE, 3), 0.5))
+    message = str(caught.value)
+    assert str(tmp_path / "out.png") in message and "No space" in message
+    with Image.open(message.split("picture is ")[1].strip("'")) as picture:
+        assert picture.size == (32, 24)
+    assert is_unfinished(record.output)
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("error", [OSError("no\nspace"), ValueError("no space")], ids=repr)
@@ -253,7 +310,9 @@ def test_what_cannot_be_saved_is_logged(make, tmp_path, monkeypatch, caplog, err
     monkeypatch.setattr(runs, "save_image", fail)
     record = make(interval=1e-9, save_every=1, frame_every=1)
     record(make_progress(1))
-    assert caplog.messages == ["not saved: no space"] * 3
+    assert len(caplog.messages) == 3
+    for message in caplog.messages:
+        assert message.startswith("not saved: ") and message.endswith("no space")
     assert names(tmp_path) == ["out.png.run"] and is_unfinished(record.output)
 
 
@@ -263,13 +322,13 @@ def test_a_file_appears_only_when_it_is_whole(make, tmp_path):
 
     def write(path: Path):
         path.write_text("new")
-        assert path.parent.parent == record.folder and path.name == "a.txt"
+        assert path.parent == record.folder and path.suffix == ".txt"
         assert (tmp_path / "a.txt").read_text() == "old"
         assert names(tmp_path) == ["a.txt", "out.png.run"]
 
     record.put(tmp_path / "a.txt", write)
     assert (tmp_path / "a.txt").read_text() == "new"
-    assert names(record.folder / "new") == []
+    assert names(record.folder) == []
 
 
 def test_a_kill_leaves_no_half_of_a_file_in_the_users_folder(make, tmp_path, monkeypatch):
@@ -308,4 +367,4 @@ def test_a_link_to_another_disk_is_written_through(make, tmp_path, monkeypatch):
     record.put(tmp_path / "a.txt", lambda path: path.write_text("new"))
     assert refused and (tmp_path / "a.txt").is_symlink()
     assert (there / "real.txt").read_text() == "new"
-    assert names(there) == ["real.txt"] and names(record.folder / "new") == []
+    assert names(there) == ["real.txt"] and names(record.folder) == []

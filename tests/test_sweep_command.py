@@ -18,7 +18,7 @@ from jaxnst.app import cli
 from jaxnst.app.manifest import file_digest
 from jaxnst.app.options import Choice, choose
 from jaxnst.app.parser import make_parser
-from jaxnst.app.sweep_folder import SweepFolder, settings_grid
+from jaxnst.app.sweep import SweepJob, settings_grid
 from jaxnst.images import load_alpha
 
 LAYERS = ["--content-layers", "relu2_1", "--style-layers", "relu1_1"]
@@ -64,7 +64,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> First:
             picture.putalpha(Image.linear_gradient("L").resize(sides))
         picture.save(folder / f"{name}.png")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_use_compilation_cache", lambda: None)
+        patch.setattr(cli, "keep_compiled_programs", lambda: None)
         patch.chdir(folder)
         return First(folder, call(*AXES))
 
@@ -162,7 +162,7 @@ def test_the_grid() -> None:
 
 @pytest.mark.parametrize(("count", "last"), [(1, "001"), (999, "999"), (1000, "1000")])
 def test_names_sort_as_the_lanes_do(count: int, last: str) -> None:
-    job: Any = SweepFolder(*[None] * 5, lanes=[{}] * count, settings={})  # type: ignore[arg-type]
+    job: Any = SweepJob(*[None] * 5, lanes=[{}] * count, settings={})  # type: ignore[arg-type]
     assert len(set(job.outputs)) == count
     assert job.outputs == sorted(job.outputs) and job.outputs[-1] == f"{last}.png"
 
@@ -246,7 +246,7 @@ def test_interrupted_and_gone_on_with(
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     words = [*AXES, "--lane-batch", str(lanes)]
     with monkeypatch.context() as patch:
-        send_signals(patch, "run_sweep_folder", 3, number)
+        send_signals(patch, SweepJob, 3, number)
         outcome = call(*words)
     assert (outcome.status, outcome.err) == (status, "")
     there = "1 picture" if lanes == 1 else f"{lanes} pictures"
@@ -295,6 +295,14 @@ def test_other_settings_are_refused_or_replace_what_is_there(
     assert names() == sorted([*(f"{i:03}.png" for i in range(1, count + 1)), *REST])
 
 
+def test_a_refused_restart_deletes_nothing(again: dict[str, tuple[int, bytes]]) -> None:
+    files = {path: path.read_bytes() for path in Path("out").iterdir()}
+    check_refused(call(*AXES, "--restart", "--size", "1"), "at least 2x2 pixels")
+    check_refused(call(*AXES, "--restart", "--style-layers", "relu9_1"), "relu9_1")
+    check_refused(call(*AXES, "--restart", "--params", "paint.png"), "paint.png")
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == files
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -319,5 +327,5 @@ def test_other_settings_are_refused_or_replace_what_is_there(
 )
 def test_bad_arguments_are_refused(new: None, words: str, part: str) -> None:
     check_refused(call(*words.split()), part)
-    assert not Path("out").exists() or names() == ["manifest.jsonl"]
+    assert not Path("out").exists()
     assert not Path("none").exists()

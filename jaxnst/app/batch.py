@@ -1,15 +1,14 @@
-"""Folders of pictures: a job of thousands that is cut off goes on where it was.
+"""A batch: each picture of some folders is given the style.
 
 Pictures of one shape run one after the other, so that each shape is compiled once; while some are
 computed, the next are read and the last are written.
 """
 
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
@@ -18,16 +17,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnst.app.manifest import Entry, Manifest, file_digest
+from jaxnst.app.jobs import Callback, IsDone, Made
+from jaxnst.app.manifest import Entry, file_digest
 from jaxnst.app.options import Choice
-from jaxnst.app.sweep_folder import save_result
 from jaxnst.decode import is_picture_name, picture_size
 from jaxnst.devices import make_mesh, put
 from jaxnst.images import read_picture
-from jaxnst.lanes import SweepProgress
 from jaxnst.optimize import Status
+from jaxnst.scales import check_problem
 from jaxnst.sweep import sweep
-from jaxnst.transfer import TransferResult
+from jaxnst.transfer import TransferResult, make_problem
 from jaxnst.vgg import Params, min_size
 
 
@@ -90,87 +89,125 @@ def _common(names: dict[Path, Path]) -> list[Path]:
     return [path for path, name in names.items() if count[str(name).lower()] > 1]
 
 
+class Loaded(NamedTuple):
+    """A content that is ready to be worked on."""
+
+    entry: Entry
+    image: np.ndarray[Any, Any]
+    alpha: np.ndarray[Any, Any] | None
+
+
 @dataclass(frozen=True)
-class Batch:
-    """A job: what all of its pictures have in common.
+class BatchJob:
+    """Contents, and what all of their pictures have in common.
 
     Attributes:
+        contents: this process's share, from `find_contents`.
         styles: images, blended.
         params: as for `style_transfer`.
         choice: the recipe, and how pictures are loaded.
-        settings: what of all that a manifest is to tell and to compare, by name.
+        settings: see `jobs.Job`.
         lanes: how many pictures of one shape run at once.
-        multiple: of pixels that a picture's other side is rounded to, see `load_image`.
+        multiple: the pixels that a picture's other side is rounded to, see `load_image`.
     """
 
+    contents: Sequence[Content]
     styles: Sequence[Any]
     params: Params
     choice: Choice
     settings: dict[str, str]
     lanes: int = 1
-    multiple: int = 16
+    multiple: int = 1
 
+    @property
+    def count(self) -> int:
+        """Return the number of this process's pictures."""
+        return len(self.contents)
 
-class _Loaded(NamedTuple):
-    content: Content
-    made_of: dict[str, Any]  #: what a manifest compares
-    image: np.ndarray[Any, Any]
-    alpha: np.ndarray[Any, Any] | None
+    def check(self) -> None:
+        """Check styles and recipe.
 
+        Raises:
+            TypeError, ValueError: as for `style_transfer`.
+        """
+        config, weights, _ = self.choice
+        problem = make_problem(
+            self.styles[0], self.styles, params=self.params, weights=weights, config=config
+        )
+        check_problem(problem, config)
 
-def run_batch(
-    batch: Batch,
-    contents: Sequence[Content],
-    manifest: Manifest,
-    *,
-    interrupted: threading.Event,
-    callback: Callable[[SweepProgress], object] | None = None,
-) -> Iterator[Entry]:
-    """Give each content the style; yield a line of the manifest for each that was worked on.
+    def make(
+        self, is_done: IsDone, callback: Callback, stopped: Callable[[], bool]
+    ) -> Iterator[Made]:
+        """Give each content the style, those of one shape one after the other.
 
-    What the manifest has as done already is left alone. A content that cannot be read has a line
-    with status "failed" and the reason, and the others go on.
+        A content that cannot be read is an error, and the others go on. Pictures in work are lost
+        when the job is stopped.
+        """
+        mesh = make_mesh(jax.local_devices()[: self.lanes])
+        params = put(self.params, None, mesh)
+        with ThreadPoolExecutor(2) as readers:
+            load = partial(self._load, is_done)
+            loads = _ahead(readers, load, _by_shape(self.contents), self.lanes)
+            for group in _grouped(takewhile(lambda _: not stopped(), loads), self.lanes):
+                if isinstance(group, Made):
+                    yield group
+                elif stopped():
+                    break  # what was read before is not begun
+                else:
+                    began = time.perf_counter()
+                    results = self._transfer(group, params, callback)
+                    if any(result.status is Status.INTERRUPTED for result in results):
+                        break
+                    seconds = (time.perf_counter() - began) / len(group)
+                    for (entry, _, alpha), result in zip(group, results, strict=True):
+                        yield Made(entry, result, alpha=alpha, seconds=seconds)
+            readers.shutdown(wait=False, cancel_futures=True)
 
-    Args:
-        batch: the job.
-        contents: from `find_contents`.
-        manifest: of the folder of the results, open.
-        interrupted: ends the job once it is set, which Ctrl-C does; what is in work is lost.
-        callback: as in `sweep`, about the pictures in work.
+    def _load(self, is_done: IsDone, content: Content) -> Loaded | Made:
+        """Read a content, unless it is done or cannot be read."""
+        geometry = self.choice.geometry
+        multiple = 1 if geometry.crop else self.multiple
+        entry: Entry = {
+            "output": content.output,
+            "content": str(content.path),
+            "settings": self.settings,
+        }
+        try:
+            entry["content_sha256"] = file_digest(content.path)
+            if is_done(entry):
+                return Made(entry)
+            image, alpha = read_picture(content.path, **asdict(geometry), multiple=multiple)
+            least = min_size(self.choice.config.objective.layers)
+            if min(image.shape[:2]) < least:
+                height, width = image.shape[:2]
+                raise ValueError(
+                    f"{str(content.path)!r} is {width}x{height} pixels at this size, and the "
+                    f"network needs {least}x{least}: give a larger --size"
+                )
+            return Loaded(entry, image, alpha)
+        except (OSError, ValueError) as error:
+            return Made(entry, error=" ".join(str(error).split()))
 
-    Raises:
-        OSError: a result cannot be written, say on a full disk.
-    """
-    devices = jax.local_devices()[: batch.lanes]
-    batch = replace(batch, params=put(batch.params, None, make_mesh(devices)))
-    written: deque[Future[Entry]] = deque()
-    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer:
-        loads = _ahead(readers, partial(_load, batch, manifest), _by_shape(contents), batch.lanes)
-        going = takewhile(lambda _: not interrupted.is_set(), loads)
-        for group in _grouped(going, batch.lanes):
-            if interrupted.is_set():
-                break  # what was read before is not begun
-            if isinstance(group, dict):
-                written.append(writer.submit(manifest.append, group))
-            else:
-                began = time.perf_counter()
-                results = _transfer(batch, group, callback)
-                if any(result.status is Status.INTERRUPTED for result in results):
-                    interrupted.set()
-                    break
-                seconds = (time.perf_counter() - began) / len(group)
-                for loaded, result in zip(group, results, strict=True):
-                    entry = {"output": loaded.content.output} | loaded.made_of
-                    save = partial(
-                        save_result, manifest, entry, result, alpha=loaded.alpha, seconds=seconds
-                    )
-                    written.append(writer.submit(save))
-            # The next group waits for the writing of the last but one.
-            while len(written) > 2 * batch.lanes or (written and written[0].done()):
-                yield written.popleft().result()
-        readers.shutdown(wait=False, cancel_futures=True)
-        while written:
-            yield written.popleft().result()
+    def _transfer(
+        self, group: Sequence[Loaded], params: Params, callback: Callback
+    ) -> list[TransferResult]:
+        """Return the results of a group.
+
+        It is always filled up to the same number of lanes, so that one program serves all groups
+        and the last bits of a picture do not depend on which others it came with.
+        """
+        filled = [*group, *[group[-1]] * (self.lanes - len(group))]
+        results = sweep(
+            np.stack([loaded.image for loaded in filled]),
+            list(self.styles),
+            params=params,
+            weights=self.choice.weights,
+            config=self.choice.config,
+            lane_batch=self.lanes,
+            callback=callback,
+        )
+        return list(results[: len(group)])
 
 
 def _by_shape(contents: Sequence[Content]) -> list[Content]:
@@ -185,12 +222,12 @@ def _by_shape(contents: Sequence[Content]) -> list[Content]:
 
 def _ahead(
     readers: ThreadPoolExecutor,
-    load: Callable[[Content], _Loaded | Entry | None],
+    load: Callable[[Content], Loaded | Made],
     contents: Iterable[Content],
     lanes: int,
-) -> Iterator[_Loaded | Entry | None]:
-    """What is loaded, in order, some of it before it is asked for."""
-    pending: deque[Future[_Loaded | Entry | None]] = deque()
+) -> Iterator[Loaded | Made]:
+    """Yield what is loaded, in order, some of it loaded before it is asked for."""
+    pending: deque[Future[Loaded | Made]] = deque()
     rest = iter(contents)
     while True:
         pending.extend(readers.submit(load, c) for c in islice(rest, 2 * lanes + 1 - len(pending)))
@@ -199,38 +236,11 @@ def _ahead(
         yield pending.popleft().result()
 
 
-def _load(batch: Batch, manifest: Manifest, content: Content) -> _Loaded | Entry | None:
-    """The picture, or a line that tells why not, or None if there is nothing left to do."""
-    geometry = batch.choice.geometry
-    multiple = 1 if geometry.crop else batch.multiple
-    made_of: dict[str, Any] = {"content": str(content.path), "settings": batch.settings}
-    try:
-        made_of["content_sha256"] = file_digest(content.path)
-        if manifest.is_done(content.output, made_of):
-            return None
-        image, alpha = read_picture(content.path, **asdict(geometry), multiple=multiple)
-        least = min_size(batch.choice.config.objective.layers)
-        if min(image.shape[:2]) < least:
-            height, width = image.shape[:2]
-            raise ValueError(
-                f"{str(content.path)!r} is {width}x{height} pixels at this size, and the network "
-                f"needs {least}x{least}: give a larger --size"
-            )
-        return _Loaded(content, made_of, image, alpha)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        return {"output": content.output, "status": "failed", "error": reason} | made_of
-
-
-def _grouped(
-    loads: Iterable[_Loaded | Entry | None], lanes: int
-) -> Iterator[list[_Loaded] | Entry]:
-    """Pictures of one shape that follow each other, so many at a time; lines as they come."""
-    group: list[_Loaded] = []
+def _grouped(loads: Iterable[Loaded | Made], lanes: int) -> Iterator[list[Loaded] | Made]:
+    """Yield pictures of one shape that follow each other, `lanes` at a time; the rest as it is."""
+    group: list[Loaded] = []
     for loaded in loads:
-        if loaded is None:
-            continue
-        if isinstance(loaded, dict):
+        if isinstance(loaded, Made):
             yield loaded
             continue
         if group and (len(group) == lanes or group[0].image.shape != loaded.image.shape):
@@ -239,24 +249,3 @@ def _grouped(
         group.append(loaded)
     if group:
         yield group
-
-
-def _transfer(
-    batch: Batch, group: list[_Loaded], callback: Callable[[SweepProgress], object] | None
-) -> list[TransferResult]:
-    """The results of a group.
-
-    It is always filled up to the same number of lanes, so that one program serves all groups and
-    a picture does not depend, in its last bits, on which others it came with.
-    """
-    filled = group + group[-1:] * (batch.lanes - len(group))
-    results = sweep(
-        np.stack([loaded.image for loaded in filled]),
-        list(batch.styles),
-        params=batch.params,
-        weights=batch.choice.weights,
-        config=batch.choice.config,
-        lane_batch=batch.lanes,
-        callback=callback,
-    )
-    return list(results[: len(group)])

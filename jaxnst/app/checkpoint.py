@@ -1,173 +1,147 @@
-"""A run's state on disk, and the fingerprint of what it belongs to."""
+"""A run's state on disk, and the digest of arrays by which it is known again."""
 
 import hashlib
+import json
 import logging
+import os
 import re
-import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
-from os import PathLike
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 Fingerprint = dict[str, str]
+Arrays = dict[str, np.ndarray[Any, Any]]
 
 _log = logging.getLogger(__name__)
 
+_STATE = re.compile(r"state-(\d+)\.safetensors")
+_UNFINISHED = "unfinished.safetensors"
+
 
 def digest(tree: Any) -> str:
-    """SHA-256 of the shapes, types and bytes of all arrays of a tree, and of its structure."""
+    """Return the SHA-256 of a tree's structure and of its arrays' shapes, types and bytes."""
     hashed = hashlib.sha256(str(jax.tree.structure(tree)).encode())
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)
         hashed.update(f"{array.shape}{array.dtype}".encode())
-        # As bytes, since bfloat16 is no type that buffers know.
-        hashed.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        hashed.update(_bytes(array).data)
     return hashed.hexdigest()
 
 
-def has_checkpoint(folder: str | PathLike[str]) -> bool:
-    """Whether `restore` finds anything to go on from."""
-    return bool(_steps(Path(folder)))
+def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    # bfloat16 has neither a buffer nor a name that every reader of safetensors knows.
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def save(
-    folder: str | PathLike[str], step: int, tree: dict[str, Any], fingerprint: Fingerprint
-) -> None:
-    """Save a dict of arrays, numbers, lists and dicts; the last two saves are kept.
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds a state for `restore`."""
+    return bool(_states(folder))
 
-    A save that is cut off, even by SIGKILL, leaves the earlier ones as they were.
+
+def save(folder: Path, step: int, arrays: Mapping[str, Any], fingerprint: Fingerprint) -> None:
+    """Save named arrays; the last two states of a folder are kept.
+
+    A save that is cut off, even by SIGKILL, leaves the earlier states as they were.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         step: any state of this step or a later one is replaced.
-        tree: what to save.
-        fingerprint: what the state belongs to, each part under the name that a user knows it by.
+        arrays: what to save.
+        fingerprint: what the state belongs to, each part by the name that a user knows.
 
     Raises:
-        OSError: it cannot be written, say on a full disk.
+        OSError: the folder cannot be written to, for example on a full disk.
     """
-    import orbax.checkpoint as ocp  # takes seconds, and short runs never save
-
-    folder = Path(folder)
-    arrays = jax.tree.map(np.asarray, tree)
-    about = {"fingerprint": fingerprint, "digest": digest(arrays)}
-    _remove_unfinished(folder)
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    about = json.dumps(
+        {
+            "fingerprint": fingerprint,
+            "arrays": {name: [str(a.dtype), list(a.shape)] for name, a in arrays.items()},
+        }
+    )
+    metadata = {"about": about, "digest": _digest_of_state(about, arrays)}
+    unfinished = folder / _UNFINISHED
     try:
-        for later in _steps(folder):
+        folder.mkdir(exist_ok=True)
+        for later, path in _states(folder).items():
             if later >= step:  # damaged, if the run went on from an earlier one
-                shutil.rmtree(folder / str(later))
-        with _manager(folder) as manager:
-            manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
-                ),
-            )
-    except Exception as error:  # of many kinds
-        _remove_unfinished(folder)  # but for what threads that are left over still write
+                path.unlink()
+        save_file({name: _bytes(array) for name, array in arrays.items()}, unfinished, metadata)
+        os.replace(unfinished, folder / f"state-{step}.safetensors")
+        for _, path in sorted(_states(folder).items())[:-2]:
+            path.unlink()
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
         raise OSError(f"{str(folder)!r} cannot be written to: {_reason(error)}") from error
 
 
-def restore(folder: str | PathLike[str], fingerprint: Fingerprint) -> dict[str, Any]:
-    """The newest state in a folder, or the one before it if the newest is damaged.
+def restore(folder: Path, fingerprint: Fingerprint) -> Arrays:
+    """Return the newest state of a folder, or the one before it if the newest is damaged.
 
     Raises:
-        ValueError: there is none, none can be read, or it belongs to something else, whose
-            differing parts are named.
+        ValueError: there is none, none can be read, or it belongs to something else; the message
+            names the parts that differ.
     """
-    import orbax.checkpoint as ocp
-
-    folder, reasons = Path(folder), []
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
-    for step in sorted(_steps(folder), reverse=True):
+    reasons = []
+    for step, path in sorted(_states(folder).items(), reverse=True):
         try:
-            with _manager(folder, read_only=True) as manager:
-                found = manager.restore(step, args=args)
-            state, about = dict(found.state), found.about
-            if digest(state) != about["digest"]:
-                raise ValueError("its checksum is wrong")
+            arrays, saved = _read(path)
             break
-        except Exception as error:  # of many kinds
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             reasons.append(f"state {step} in {str(folder)!r} cannot be read: {_reason(error)}")
     else:
         raise ValueError(
-            reasons[0] if reasons else f"{str(folder)!r} holds no state of a run to go on from"
+            f"{reasons[0]}; start again with --restart"
+            if reasons
+            else f"{str(folder)!r} holds no state of a run to go on from: leave --resume out"
         )
     for reason in reasons:
         _log.warning("%s; going on from an earlier one", reason)
-    saved = about["fingerprint"]
     differ = [k for k in fingerprint | saved if fingerprint.get(k) != saved.get(k)]
     if differ:
         raise ValueError(
-            f"{str(folder)!r} holds the state of a run with other {' and '.join(sorted(differ))}"
+            f"{str(folder)!r} holds the state of a run with other {' and '.join(sorted(differ))}: "
+            "give the same, or start again with --restart"
         )
-    return state
+    return arrays
 
 
-def remove(folder: str | PathLike[str]) -> None:
-    """Remove a folder of states, if it is there.
-
-    Its name goes first, so that no half of a state is found if this is cut off.
-    """
-    folder = Path(folder)
-    doomed = folder.with_name(f"{folder.name}.removed")
-    shutil.rmtree(doomed, ignore_errors=True)
-    with suppress(FileNotFoundError):
-        folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+def remove(folder: Path) -> None:
+    """Remove all states of a folder, the newest first, and no other file."""
+    for _, path in sorted(_states(folder).items(), reverse=True):
+        path.unlink(missing_ok=True)
+    (folder / _UNFINISHED).unlink(missing_ok=True)
 
 
-def _steps(folder: Path) -> list[int]:
-    # A save that was cut off has a name that is no number, see below.
-    return [int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdecimal()]
+def _states(folder: Path) -> dict[int, Path]:
+    """Return the files of whole states by their steps."""
+    found = {path: _STATE.fullmatch(path.name) for path in folder.glob("state-*")}
+    return {int(match[1]): path for path, match in found.items() if match}
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove what saves that failed or were cut off have left, which only takes up room."""
-    for path in folder.glob("*"):
-        if not path.name.isdecimal():
-            shutil.rmtree(path, ignore_errors=True)
+def _read(path: Path) -> tuple[Arrays, Fingerprint]:
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        about = json.loads(metadata["about"])
+        arrays = {
+            name: file.get_tensor(name).view(jnp.dtype(dtype)).reshape(shape)
+            for name, (dtype, shape) in about["arrays"].items()
+        }
+    if _digest_of_state(metadata["about"], arrays) != metadata["digest"]:
+        raise ValueError("its checksum is wrong")
+    return arrays, about["fingerprint"]
 
 
-@contextmanager
-def _manager(folder: Path, **options: Any) -> Iterator[Any]:
-    """Orbax's manager. What it raises it logs too, tracebacks and all, hence without its log."""
-    import orbax.checkpoint as ocp
-
-    _ignore_abandoned_futures()
-    logger = logging.getLogger("absl")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        with ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False, **options
-            ),
-        ) as manager:
-            yield manager
-    finally:
-        logger.disabled = disabled
+def _digest_of_state(about: str, arrays: Arrays) -> str:
+    return digest([np.frombuffer(about.encode(), np.uint8), *arrays.values()])
 
 
 def _reason(error: Exception) -> str:
-    """The end of a message of TensorStore, which names each layer on the way, or all of another."""
-    message = re.sub(r" \[\w+='.*", "", " ".join(str(error).split()))
-    return message.rpartition(": ")[2] if re.match("[A-Z_]+: ", message) else message
-
-
-@cache
-def _ignore_abandoned_futures() -> None:
-    """Once one array cannot be read or written, the others complain to nobody; let them."""
-    hook = sys.unraisablehook
-
-    def ignore(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    sys.unraisablehook = ignore
+    """Return an error's message on one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -8,20 +8,22 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from jaxnst.app.runs import versions
 from jaxnst.files import replacing
 
 Entry = dict[str, Any]
 
 _NAME, _PARTS = "manifest.jsonl", "manifest*.jsonl"
+_START = b'{"output": "'  #: of each line
 
 
 def file_digest(path: Path) -> str:
@@ -57,13 +59,17 @@ class Manifest:
     """The manifest of a folder; several processes may each write lines of their own.
 
     Attributes:
-        folder: of the job; made if it is not there.
+        folder: of the job.
+        process: the number of this one.
         path: where this process appends its lines.
         entries: all lines of all processes at the start, and this one's since, by `output`.
+
+    Raises:
+        ValueError: the folder has a file of that name that jaxnst did not write.
     """
 
     def __init__(self, folder: Path, process: int = 0, num_processes: int = 1) -> None:
-        self.folder = folder
+        self.folder, self.process = folder, process
         # A file for each process: not all file systems append whole lines.
         self.path = folder / (_NAME if num_processes == 1 else f"manifest-{process:04}.jsonl")
         self._lock = threading.Lock()
@@ -74,15 +80,15 @@ class Manifest:
                 if known is None or known["finished"] <= entry["finished"]:
                     self.entries[entry["output"]] = entry
 
-    def open(self, settings: Mapping[str, str]) -> None:
-        """Make the folder, or check that it holds nothing but an earlier start of the same job.
+    def check(self, settings: Mapping[str, str] | None) -> None:
+        """Check that the folder is new, or holds nothing but an earlier start of the same job.
 
         Args:
-            settings: what the job is to be the same in, by name.
+            settings: what both jobs must have in common, by name; None for any job of jaxnst.
 
         Raises:
             ValueError: it holds something else, which pictures might overwrite.
-            FileNotFoundError: the folder that is to hold it does not exist.
+            FileNotFoundError: its parent folder does not exist.
             FileExistsError: it is a file.
         """
         quoted = repr(str(self.folder))
@@ -92,45 +98,72 @@ class Manifest:
             raise FileNotFoundError(
                 f"there is no folder {str(self.folder.parent)!r}: make it first"
             )
-        self.folder.mkdir(exist_ok=True)
-        # One look, since other processes may be opening it too.
+        if not self.folder.exists():
+            return
+        # One look, since other processes may be writing to it too.
         there = [path.name for path in self.folder.iterdir()]
         if there and not any(fnmatch(name, _PARTS) for name in there):
             raise ValueError(f"{quoted} is not empty: give a new folder, or that of the same job")
         for entry in self.entries.values():
-            other = entry.get("settings", {})
-            differ = [k for k in {**settings, **other} if settings.get(k) != other.get(k)]
+            other = entry["settings"] if settings is not None else {}
+            mine = settings or {}
+            differ = [name for name in {**mine, **other} if mine.get(name) != other.get(name)]
             if differ:
                 raise ValueError(
                     f"{quoted} holds a job with other {' and '.join(sorted(differ))}: give another "
                     "folder, or --restart to replace it"
                 )
+
+    def open(self) -> None:
+        """Make the folder and this process's file, if they do not exist."""
+        self.folder.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # of an earlier start that did not come to its end
+            self._finished(self.process).rename(self.path)
         self.path.touch()
 
+    def finish(self) -> None:
+        """Say to the other processes, by the name of the file, that this one has done its share."""
+        self.path.rename(self._finished(self.process))
+
+    def has_finished(self, process: int) -> bool:
+        """Return whether a process has done its share, and `merge` has not been called since."""
+        return self._finished(process).exists()
+
+    def _finished(self, process: int) -> Path:
+        return self.folder / f"manifest-{process:04}-finished.jsonl"
+
     def discard(self) -> None:
-        """Remove the pictures that the manifest lists, and leave an empty manifest."""
-        for output in self.entries:
-            (self.folder / output).unlink(missing_ok=True)
+        """Remove the pictures that the manifest lists, and leave an empty manifest.
+
+        A picture that was changed since, and whatever lies outside the folder, stays.
+        """
+        inside = self.folder.resolve()
+        for output, entry in self.entries.items():
+            path = self.folder / output
+            if path.resolve().is_relative_to(inside) and _has_digest(path, entry):
+                path.unlink()
         if parts := _parts(self.folder):
             (self.folder / _NAME).write_bytes(b"")  # by which the folder stays that of a job
-        for path in parts:
-            if path.name != _NAME:
-                path.unlink()
+            for path in parts:
+                if path.name != _NAME:
+                    path.unlink()
+        self.entries.clear()
 
     def is_done(self, output: str, made_of: Mapping[str, Any]) -> bool:
-        """Whether a picture was made, of just this, and is still there as it was."""
-        entry, path = self.entries.get(output), self.folder / output
+        """Return whether a picture was made, of just this, and is still there as it was."""
+        entry = self.entries.get(output)
         return (
             entry is not None
             and entry["status"] == "done"
             and all(entry.get(name) == value for name, value in made_of.items())
-            and path.is_file()
-            and file_digest(path) == entry["sha256"]
+            and _has_digest(self.folder / output, entry)
         )
 
     def append(self, entry: Entry) -> Entry:
-        """Add a line about a picture, with the time; it is on the disk when this returns."""
-        entry = entry | {"finished": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        """Add a line about a picture, with the versions and the time, and wait for the disk."""
+        finished = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = {"output": entry["output"]} | entry  # in this order, see `_START`
+        entry |= {"made_by": versions(), "finished": finished}
         with self._lock, self.path.open("ab+") as file:
             # A process that was killed may have left half a line.
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
@@ -142,10 +175,7 @@ class Manifest:
         return entry
 
     def merge(self) -> None:
-        """Make one file of those of all processes, one line for each picture, sorted.
-
-        To be called when all of them are done.
-        """
+        """Make one sorted file of those of all processes, once all have done their shares."""
         merged = Manifest(self.folder)
         lines = [json.dumps(merged.entries[output]) for output in sorted(merged.entries)]
         with replacing(self.folder / _NAME) as beside:
@@ -159,25 +189,36 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob(_PARTS))
 
 
+def _has_digest(path: Path, entry: Entry) -> bool:
+    return path.is_file() and file_digest(path) == entry.get("sha256")
+
+
 def _read(path: Path) -> list[Entry]:
-    """The entries of a file, later ones in place of earlier ones; half of a line is no entry."""
+    """Return the lines of a file that jaxnst wrote, later ones in place of earlier ones.
+
+    Half of a line, as a process that was killed may leave it, is no entry.
+
+    Raises:
+        ValueError: jaxnst did not write the file.
+    """
     entries: dict[str, Entry] = {}
     for line in path.read_bytes().splitlines():
         try:
             entry = json.loads(line)
-            entries[entry["output"]] = entry | {"finished": str(entry["finished"])}
-        except (ValueError, TypeError, KeyError):
-            continue
+        except (ValueError, RecursionError):
+            if line[: len(_START)] == _START[: len(line)]:
+                continue
+            entry = None
+        if not _is_ours(entry):
+            raise ValueError(
+                f"{str(path)!r} was not written by jaxnst: give another folder, or move it away"
+            )
+        entries[entry["output"]] = entry
     return list(entries.values())
 
 
-_TIMEOUT = 7 * 24 * 3600 * 1000  #: milliseconds that processes wait for each other
-
-
-def wait_for_all(what: str) -> None:
-    """Wait until all processes have come to this point, for which they use the same name."""
-    if jax.process_count() > 1:
-        from orbax.checkpoint import multihost  # takes seconds
-
-        # Not `sync_global_devices`, a collective, which is given up after some minutes on CPUs.
-        multihost.get_barrier_sync_fn()(key=what, timeout_ms=_TIMEOUT)
+def _is_ours(entry: Any) -> bool:
+    kinds = {"output": str, "status": str, "finished": str, "settings": dict, "made_by": dict}
+    return isinstance(entry, dict) and all(
+        isinstance(entry.get(name), kind) for name, kind in kinds.items()
+    )

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-import math
+import re
 import typing
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ from jaxnst.optimizers import OPTIMIZERS
 from jaxnst.recipes import GEOMETRY, PRESETS, Recipe, TransferConfig, preset
 
 FLOAT32_MAX = 3.4028234e38
+INT_MAX = 2**63 - 1
 
 
 class Choice(NamedTuple):
@@ -25,29 +26,35 @@ class Choice(NamedTuple):
 
 def positive_int(text: str) -> int:
     """Parse a positive integer."""
-    number = int(text) if text.strip().isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
-    return number
+    return _int(text, 1, "a positive integer")
 
 
 def any_int(text: str) -> int:
     """Parse an integer."""
-    try:
+    return _int(text, -INT_MAX, "an integer")
+
+
+def _int(text: str, least: int, kind: str) -> int:
+    if re.fullmatch("[+-]?[0-9]{1,19}", text) and least <= int(text) <= INT_MAX:
         return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
+    below = f" below {INT_MAX + 1}" if len(text) > 9 else ""
+    raise argparse.ArgumentTypeError(f"must be {kind}{below}, not {shown(text)}")
+
+
+def shown(text: str) -> str:
+    """Return what was given in quotes, a long text cut."""
+    return repr(text if len(text) < 100 else f"{text[:80]}…")
 
 
 def number(text: str) -> float:
     """Parse a finite number, 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= FLOAT32_MAX:  # never true of nan
-        raise argparse.ArgumentTypeError(f"must be a finite number, 0 or more, not {text!r}")
-    return number
+    # Python's own float would take "1_0" and " 5 ".
+    plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)
+    if not plain or not 0 <= float(text) <= FLOAT32_MAX:
+        raise argparse.ArgumentTypeError(
+            f"must be a finite number, 0 or more, not {shown(text)}"
+        )
+    return float(text)
 
 
 def preset_named(arguments: list[str]) -> str:

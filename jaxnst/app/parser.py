@@ -87,10 +87,10 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
     batch.add_argument(
         "--multiple",
         type=positive_int,
-        default=16,
+        default=1,
         metavar="N",
-        help="the side that --fit does not name is rounded to a multiple of N pixels, so that few "
-        "shapes are compiled; 1 keeps proportions exactly (%(default)s)",
+        help="round the side that --fit does not name to a multiple of N pixels, so that pictures "
+        "of many proportions have few shapes to compile (%(default)s: keep proportions)",
     )
     batch.set_defaults(command="batch")
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +15,7 @@ import numpy as np
 import jaxnst
 from jaxnst.app import checkpoint
 from jaxnst.app.options import Choice
-from jaxnst.files import move_into_place
+from jaxnst.files import check_target, locked, move_into_place
 from jaxnst.images import load_image, save_image
 from jaxnst.minimize import Progress
 from jaxnst.pyramid import resize
@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 #: Frames of an animation, and the long side of each in pixels.
 NUM_FRAMES = 60
 FRAME_SIZE = 512
+
+_FRAMES = "frame-" + "[0-9]" * 9 + ".png"
+_UNFINISHED = "unfinished-"
 
 
 def settings_of(choice: Choice) -> dict[str, str]:
@@ -56,22 +59,27 @@ def _text(value: Any) -> str:
 def fingerprint_of(
     content: Any, styles: list[Any], params: Any, choice: Choice
 ) -> checkpoint.Fingerprint:
-    """Return all that decides about a run's bits, each part by the name of its option."""
+    """Return all that decides how a picture looks, each part by the name of its option."""
     return settings_of(choice) | {
-        "version of jaxnst": jaxnst.__version__,
-        "version of jax": jax.__version__,
         "content": checkpoint.digest(content),
         "style": checkpoint.digest(styles),
         "params": checkpoint.digest(params),
     }
 
 
+def versions() -> dict[str, str]:
+    """Return what decides about a picture's last bits besides."""
+    return {"jaxnst": jaxnst.__version__, "jax": jax.__version__}
+
+
 @dataclasses.dataclass
 class Recorder:
     """Saves states, the best picture, and frames, as it is given the records of a run.
 
+    All that is not finished lies in a folder beside the picture, under names that only jaxnst uses.
+
     Attributes:
-        output: the picture's path; states and frames of an animation lie beside, in `folder`.
+        output: the picture's path.
         shape: (height, width) of the finished picture, which all that are written have.
         fingerprint: what the states belong to.
         alpha: the content's opacity, if it has any.
@@ -96,41 +104,81 @@ class Recorder:
 
     @property
     def folder(self) -> Path:
-        """Where the unfinished run lies."""
+        """Return where the unfinished run lies."""
         return run_folder(self.output)
+
+    def kept(self, evaluation: int, num_steps: int) -> Path:
+        """Return the path of the picture that is kept after so many evaluations."""
+        digits = len(str(num_steps))
+        return self.output.with_name(
+            f"{self.output.stem}_{evaluation:0{digits}}{self.output.suffix}"
+        )
 
     def __call__(self, progress: Progress) -> None:
         """Save what is due, once a loss was finite."""
-        if np.isfinite(progress.history["loss"]).any():
-            self.latest = progress
-            self.save_what_is_due(progress)
-
-    def save_what_is_due(self, progress: Progress) -> None:
-        """Save the picture, the frame and the state whose time has come."""
+        if not np.isfinite(progress.history["loss"]).any():
+            return
+        if self.latest is None and self.newest is None:
+            self.remove()  # an earlier run, which is thrown away only now that this one works
+        self.latest = progress
         if self.save_every and progress.evaluation % self.save_every == 0:
-            digits = len(str(progress.num_steps))
-            name = f"{self.output.stem}_{progress.evaluation:0{digits}}{self.output.suffix}"
-            _attempt(self.save_picture, self.output.with_name(name), progress.x)
+            kept = self.kept(progress.evaluation, progress.num_steps)
+            _attempt(self.save_picture, kept, progress.x)
         if self.frame_every and progress.evaluation % self.frame_every == 0:
             _attempt(self.save_frame, progress.x, progress.evaluation)
         if self.interval and time.monotonic() - self.saved >= self.interval:
             self.save()
 
-    def save(self) -> None:
-        """Save the state and the picture so far."""
+    def save(self) -> bool:
+        """Save the state and the picture so far; return whether the picture is saved."""
         if self.latest is None:
-            return
-        _attempt(self.save_picture, self.output, self.latest.x)
-        # To save it again would first remove what is there, which may be the only one.
+            return False
+        there = _attempt(self.save_picture, self.output, self.latest.x)
+        # To save a state again would first remove the one that is there.
         if self.newest != self.latest.evaluation:
             _attempt(self.save_state, self.latest)
         self.saved = time.monotonic()
+        return there
 
     def save_state(self, progress: Progress) -> None:
         """Save the state, from which `resume` goes on."""
-        state = progress.state._asdict()
-        checkpoint.save(self.folder / "state", progress.evaluation, state, self.fingerprint)
+        state = progress.state
+        arrays = {"scale": state.scale, "begun": state.begun}
+        arrays |= {f"leaf {i}": leaf for i, leaf in enumerate(state.leaves)}
+        arrays |= {f"history {name}": rows for name, rows in state.history.items()}
+        checkpoint.save(self.folder, progress.evaluation, arrays, self.fingerprint | versions())
         self.newest = progress.evaluation
+
+    def resume(self) -> TransferState:
+        """Return the newest state.
+
+        Raises:
+            ValueError: there is none, or it belongs to something else.
+        """
+        arrays = checkpoint.restore(self.folder, self.fingerprint | versions())
+        history = {
+            name.removeprefix("history "): rows
+            for name, rows in arrays.items()
+            if name.startswith("history ")
+        }
+        leaves = [leaf for name, leaf in arrays.items() if name.startswith("leaf ")]
+        self.newest = len(history["loss"])
+        return TransferState(int(arrays["scale"]), arrays["begun"], leaves, history)
+
+    def save_last_picture(self, image: Any) -> None:
+        """Save the finished picture, in another place if its own cannot be written to.
+
+        Raises:
+            OSError: its own cannot be; the message names the other place.
+        """
+        try:
+            self.save_picture(self.output, image)
+        except OSError as error:
+            if self.latest is not None and self.newest != self.latest.evaluation:
+                _attempt(self.save_state, self.latest)
+            elsewhere = Path(tempfile.mkdtemp(prefix="jaxnst-")) / self.output.name
+            save_image(elsewhere, image, alpha=self.alpha)
+            raise OSError(f"{error}; the finished picture is {str(elsewhere)!r}") from error
 
     def save_picture(self, path: Path, image: Any) -> None:
         """Save a picture, enlarged to its final shape."""
@@ -138,68 +186,77 @@ class Recorder:
         self.put(path, lambda beside: save_image(beside, image, alpha=self.alpha))
 
     def put(self, path: Path, write: Callable[[Path], object]) -> None:
-        """Have a file written within the run's folder, then put it in its place.
+        """Write a file within the run's folder, then put it in its place.
 
-        So no stray half of a file lies in the user's folder if the process is killed.
+        So a process that is killed leaves no half of a file in the user's folder.
         """
-        whole = self.folder / "new" / path.name
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        write(whole)
-        move_into_place(whole, path)
+        check_target(path, (path.suffix.lower(),))
+        self.folder.mkdir(exist_ok=True)
+        whole = self.folder / f"{_UNFINISHED}{path.name}"
+        try:
+            write(whole)
+            move_into_place(whole, path)
+        except OSError as error:
+            whole.unlink(missing_ok=True)
+            # The name that the user knows.
+            reason = error.strerror or error
+            raise OSError(f"{str(path)!r} cannot be written: {reason}") from error
 
     def save_frame(self, image: Any, evaluation: int) -> None:
         """Save a frame, without loss, for the animation at the end."""
         ratio = min(1.0, FRAME_SIZE / max(self.shape))
         height, width = (max(1, round(side * ratio)) for side in self.shape)
-        frames = self.folder / "frames"
-        frames.mkdir(parents=True, exist_ok=True)
-        save_image(frames / f"{evaluation:09}.png", resize(image, height, width))
+        self.folder.mkdir(exist_ok=True)
+        save_image(self.folder / f"frame-{evaluation:09}.png", resize(image, height, width))
 
     def frames(self) -> Iterator[np.ndarray[Any, Any]]:
-        """All frames so far, those of a run that was cut off included."""
-        for path in sorted((self.folder / "frames").glob("*.png")):
+        """Return all frames so far, those of a run that was cut off included."""
+        for path in sorted(self.folder.glob(_FRAMES)):
             yield np.asarray(load_image(path))
 
-    def resume(self) -> TransferState:
-        """The newest state.
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Make the folder and lock it; at the end remove it, unless it holds a state to go on from.
 
         Raises:
-            ValueError: there is none, or it belongs to something else.
+            BlockingIOError: another process makes the same picture.
         """
-        return TransferState(**checkpoint.restore(self.folder / "state", self.fingerprint))
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Make the folder; at the end it is removed, unless there is a state to go on from."""
         self.folder.mkdir(exist_ok=True)
-        try:
-            yield
-        finally:
-            if not is_unfinished(self.output):
-                self.remove()
+        with locked(self.folder):
+            try:
+                yield
+            finally:
+                if not is_unfinished(self.output):
+                    self.remove()
+                with suppress(OSError):  # not empty
+                    self.folder.rmdir()
 
     def remove(self) -> None:
-        """Remove the unfinished run, and nothing else that someone may have put there."""
-        checkpoint.remove(self.folder / "state")
-        for name in ("frames", "new"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        with suppress(OSError):  # not there, or not empty
-            self.folder.rmdir()
+        """Remove the unfinished run, and nothing that someone else may have put there."""
+        checkpoint.remove(self.folder)
+        for pattern in (_FRAMES, f"{_UNFINISHED}*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def run_folder(output: Path) -> Path:
-    """Where the state of an unfinished run lies, beside its picture."""
+    """Return where the state of an unfinished run lies, beside its picture."""
     return output.with_name(f"{output.name}.run")
 
 
 def is_unfinished(output: Path) -> bool:
-    """Whether there is a state to go on from."""
-    return checkpoint.has_checkpoint(run_folder(output) / "state")
+    """Return whether there is a state to go on from."""
+    return checkpoint.has_checkpoint(run_folder(output))
 
 
-def _attempt(save: Callable[..., object], *args: Any) -> None:
-    """A full disk or the like does not end a run: what cannot be saved may be so the next time."""
+def _attempt(save: Callable[..., object], *args: Any) -> bool:
+    """Save something; if that fails, as on a full disk, warn and return False.
+
+    The run goes on, and what cannot be saved now may be saved the next time.
+    """
     try:
         save(*args)
+        return True
     except (OSError, ValueError) as error:
         _log.warning("not saved: %s", " ".join(str(error).split()))
+        return False

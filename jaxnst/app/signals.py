@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as events that a loop looks at, so that it can end in order."""
+"""Ctrl-C, SIGTERM and SIGHUP as events that a loop looks at, so that it can end in order."""
 
 import signal
 import threading
@@ -47,14 +47,18 @@ def interruptible() -> Iterator[threading.Event]:
 
 @contextmanager
 def terminable() -> Iterator[threading.Event]:
-    """SIGTERM, as schedulers send it, sets the event that is yielded, and no more."""
+    """SIGTERM and SIGHUP, from a scheduler or a closed terminal, set the event that is yielded."""
     terminated = threading.Event()
-    previous = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
+    if threading.current_thread() is not threading.main_thread():
         yield terminated
         return
-    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    previous = {n: old for n, old in previous.items() if old not in (signal.SIG_IGN, None)}
+    for number in previous:
+        signal.signal(number, lambda *_: terminated.set())
     try:
         yield terminated
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -1,0 +1,31 @@
+"""Lines on standard output and standard error. What can be printed never decides what is made."""
+
+import sys
+from typing import TextIO
+
+
+def say(text: str) -> None:
+    """Print to standard output."""
+    _print(text, sys.stdout)
+
+
+def complain(text: str) -> None:
+    """Print one line to standard error, in the name of the command."""
+    _print(f"jaxnst: {' '.join(text.split())}", sys.stderr)
+
+
+def on_terminal() -> bool:
+    """Return whether someone may be watching standard error."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def _print(text: str, file: TextIO | None) -> None:
+    """Print as much as the file takes: it may be closed, full, or of a narrow encoding."""
+    try:
+        if file is not None:
+            encoding = file.encoding or "utf-8"
+            # A file name may hold bytes that are no text.
+            written = text.encode(encoding, "backslashreplace").decode(encoding)
+            print(written, file=file, flush=True)
+    except (OSError, ValueError):
+        pass
