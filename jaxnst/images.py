@@ -24,6 +24,8 @@ from jaxnst.files import check_target, replacing
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _FORMATS |= {".tif": "TIFF", ".tiff": "TIFF"}
 
+_HUGE = 2**27  # pixels above which a picture is reduced before it is resized
+
 _log = logging.getLogger(__name__)
 
 Fit = Literal["long", "short"]
@@ -83,9 +85,8 @@ def load_image(
     """Read a picture as an ``(H, W, 3)`` float32 array of sRGB values in [0, 1].
 
     The picture is turned upright (EXIF), converted to sRGB (embedded ICC profile) and laid over
-    white where it is transparent. Of an animation, the first frame is read. Grey of 16 bits keeps
-    its precision unless it has an ICC profile; colour is read with 8 bits per channel, as Pillow
-    does.
+    white where it is transparent. Of an animation, the first frame is read. Grey of more than 8
+    bits keeps its precision unless it has an ICC profile; colour is read with 8 bits per channel.
 
     >>> from pathlib import Path
     >>> import jaxnst
@@ -94,7 +95,8 @@ def load_image(
     (43, 64, 3)
 
     Args:
-        path: the picture, in any format that Pillow reads.
+        path: the picture: PNG, JPEG, WebP, TIFF, GIF, BMP, JPEG 2000, PNM, AVIF (Pillow 11.3 or
+            later) or HEIF (``pip install 'jaxnst[heif]'``), of at most 500 megapixels.
         size: length in pixels of the side that ``fit`` names; None keeps the picture's own size.
         fit: which side gets ``size``, the "long" or the "short" one. Proportions are kept.
         crop: keep only the central ``size`` by ``size`` square. Needs ``fit="short"``.
@@ -137,25 +139,42 @@ def load_mask(path: PathLike, **options: Unpack[Options]) -> Floats:
     >>> jaxnst.load_mask(Path(jaxnst.__file__).parent / "demo" / "content.jpg", size=64).shape
     (43, 64)
     """
-    resize = _resizer(**options)
-    with decode.opened(path) as picture:
-        mask = decode.luminance(picture)
+    resize = _Resizer(**options)
+    read = decode.stored(path)
+    factor = resize.factor(read.picture.size)
+    (mask,) = decode.map_bands(read, lambda part: [decode.luminance(part)], factor)
+    assert mask is not None
     # A triangle filter, since Lanczos' negative lobes would leave ripples beside edges.
-    return resize(Image.fromarray(mask), Image.Resampling.BILINEAR)
+    return resize(mask, read.picture.size, Image.Resampling.BILINEAR)
 
 
-def read_picture(path: PathLike, **options: Unpack[Options]) -> Decoded:
-    """Decode a picture once, for what `load_image` and `load_alpha` return; same options."""
-    resize = _resizer(**options)
-    with decode.opened(path) as picture:
-        colours, alpha = decode.srgb(picture, path), decode.opacity(picture)
-        if alpha is not None:  # before resizing, so that no hidden colour bleeds into an edge
-            white = Image.new(colours.mode, colours.size, 1.0 if colours.mode == "F" else "white")
-            colours = Image.composite(colours, white, alpha)
-    image = resize(colours)
+def read_picture(
+    path: PathLike, *, content: bytes | None = None, **options: Unpack[Options]
+) -> Decoded:
+    """Decode a picture once, for what `load_image` and `load_alpha` return.
+
+    Args:
+        path: the picture.
+        content: the file's bytes, if `decode.read_content` has read them already.
+        **options: those of `load_image`, with the same exceptions.
+    """
+    resize = _Resizer(**options)
+    read = decode.with_usable_profile(decode.stored(path, content), path)
+    factor = resize.factor(read.picture.size)
+    colours, alpha = decode.map_bands(read, _over_white, factor)
+    assert colours is not None
+    image = resize(colours, read.picture.size)
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
-    return Decoded(image, None if alpha is None else resize(alpha))
+    return Decoded(image, None if alpha is None else resize(alpha, read.picture.size))
+
+
+def _over_white(read: decode.Stored) -> tuple[Image.Image, Image.Image | None]:
+    colours, alpha = decode.srgb(read), decode.opacity(read)
+    if alpha is not None:  # before resizing, so that no hidden colour bleeds into an edge
+        white = Image.new(colours.mode, colours.size, 1.0 if colours.mode == "F" else "white")
+        colours = Image.composite(colours, white, alpha)
+    return colours, alpha
 
 
 def save_image(
@@ -246,46 +265,62 @@ def check_positive_integer(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a positive integer, not {value!r}")
 
 
-def _resizer(
-    size: int | None = None,
-    fit: Fit = "long",
-    crop: bool = False,
-    enlarge: bool = True,
-    multiple: int = 1,
-) -> Callable[..., Floats]:
-    """Check the options of `load_image`; return the function that resizes and crops by them.
+@dataclass(frozen=True)
+class _Resizer:
+    """Resizes and crops by the options of `load_image`, which it checks."""
 
-    It takes a picture of mode RGB, L or F and returns float32 in [0, 1].
-    """
-    Geometry(size, fit, crop)
-    check_positive_integer("multiple", multiple)
+    size: int | None = None
+    fit: Fit = "long"
+    crop: bool = False
+    enlarge: bool = True
+    multiple: int = 1
 
-    def resize(
-        picture: Image.Image, resampling: Image.Resampling = Image.Resampling.LANCZOS
-    ) -> Floats:
-        side = (max if fit == "long" else min)(picture.size)
-        wanted = side if size is None or (size > side and not enlarge) else size
+    def __post_init__(self) -> None:
+        Geometry(self.size, self.fit, self.crop)
+        check_positive_integer("multiple", self.multiple)
+
+    def target(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the width and height to which a picture is resized."""
+        side = (max if self.fit == "long" else min)(size)
+        kept = self.size is None or (self.size > side and not self.enlarge)
+        wanted = side if kept or self.size is None else self.size
 
         def resized(length: int) -> int:
-            step = 1 if length == side else multiple
+            step = 1 if length == side else self.multiple
             return max(1, round(length * (wanted / side) / step)) * step
 
-        width, height = map(resized, picture.size)
+        width, height = map(resized, size)
         if width * height > decode.MAX_PIXELS:
             raise ValueError(
-                f"size {size} makes a picture of {width} by {height} pixels, "
+                f"size {self.size} makes a picture of {width} by {height} pixels, "
                 f"more than {decode.MAX_PIXELS}: give a smaller size"
             )
+        return width, height
+
+    def factor(self, size: tuple[int, int]) -> int:
+        """Return by which whole number a huge picture is reduced before it is resized."""
+        if size[0] * size[1] <= _HUGE:
+            return 1
+        return max(1, min(now // (4 * then) for now, then in zip(size, self.target(size))))
+
+    def __call__(
+        self,
+        picture: Image.Image,
+        size: tuple[int, int],
+        resampling: Image.Resampling = Image.Resampling.LANCZOS,
+    ) -> Floats:
+        """Resize a picture of mode RGB, L or F, ``size`` in its file, to float32 in [0, 1]."""
+        width, height = self.target(size)
         if (width, height) != picture.size:
-            picture = picture.resize((width, height), resampling)
+            factor = self.factor(size)  # a last row or column may stand for fewer pixels
+            box = (0, 0, size[0] / factor, size[1] / factor)
+            picture = picture.resize((width, height), resampling, box)
         pixels = decode.as_floats(picture)
-        if crop:
+        if self.crop:
             edge = min(height, width)
             top, left = (height - edge) // 2, (width - edge) // 2
             pixels = pixels[top : top + edge, left : left + edge]
         return pixels
-
-    return resize
 
 
 def _check_floats(name: str, values: ArrayLike) -> Floats:
