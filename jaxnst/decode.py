@@ -4,7 +4,7 @@ import importlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageCms,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
@@ -35,7 +34,6 @@ MAX_PIXELS = 500_000_000
 MAX_BYTES = 2**31
 """Largest file that is read."""
 
-_BAND_PIXELS = 2**22
 _SIZE_BYTES = 2**20  # of a file, in which its size is looked for first
 
 _log = logging.getLogger(__name__)
@@ -145,7 +143,7 @@ def _read(kind: str, content: bytes, path: PathLike) -> tuple[Stored, int]:
         deep = imagecodecs.png_decode(content)[..., 3]
         alpha = Image.fromarray((deep >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        top, values = _white(picture), np.asarray(picture)
+        top, values = white(picture), np.asarray(picture)
         if not (values.min() >= 0 and values.max() <= top):  # false for NaN too
             raise ValueError(
                 f"its values run from {values.min()} to {values.max()}, not in 0 to {top}"
@@ -195,118 +193,9 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"it has more than {MAX_PIXELS} pixels")
 
 
-def map_bands(
-    read: Stored, function: Callable[[Stored], Sequence[Image.Image | None]], factor: int
-) -> list[Image.Image | None]:
-    """Apply a function of single pixels, and reduce what it returns by a whole factor.
-
-    With a factor above 1 that happens band by band, so that memory holds the picture as it is
-    stored and little else.
-
-    Args:
-        read: the picture.
-        function: returns pictures of the size that it gets, or None in place of an opaque opacity.
-        factor: how many pixels, in width and in height, are averaged to one.
-    """
-    if factor == 1:
-        return list(function(read))
-    (width, height), bands = read.picture.size, []
-    rows = max(1, _BAND_PIXELS // (width * factor)) * factor
-    for top in range(0, height, rows):
-        box = (0, top, width, min(top + rows, height))
-        alpha = None if read.alpha is None else read.alpha.crop(box)
-        parts = function(Stored(read.picture.crop(box), alpha, read.profile))
-        bands.append([part and part.reduce(factor) for part in parts])
-    return [_joined(parts, [band[0] for band in bands]) for parts in zip(*bands, strict=True)]
-
-
-def _joined(parts: Sequence[Any], beside: Sequence[Any]) -> Image.Image | None:
-    """Stack bands; where one is None, and others are not, it is as large as that ``beside`` it."""
-    modes = {part.mode for part in parts if part is not None}
-    if not modes:
-        return None
-    sizes = [band.size for band in beside]
-    joined = Image.new(modes.pop(), (sizes[0][0], sum(height for _, height in sizes)), 255)
-    top = 0
-    for part, (_, height) in zip(parts, sizes, strict=True):
-        if part is not None:
-            joined.paste(part, (0, top))
-        top += height
-    return joined
-
-
-def with_usable_profile(read: Stored, path: PathLike) -> Stored:
-    """Return the picture, without its colour profile if that is none, of which a log warns."""
-    if not read.profile or read.picture.mode == "LAB":
-        return read._replace(profile=b"")
-    try:
-        srgb(read._replace(picture=read.picture.crop((0, 0, 1, 1))))
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        _log.warning("%s: unusable colour profile ignored (%s)", path, reason(error))
-        return read._replace(profile=b"")
-    return read
-
-
-def _opaque(picture: Image.Image) -> Image.Image:
-    """Return the opaque colours as stored: mode L, RGB, CMYK, or F in [0, 1] for deep grey."""
-    if _is_deep(picture):
-        return Image.fromarray(np.asarray(picture, np.float32) / np.float32(_white(picture)))
-    if picture.mode in ("1", "L", "LA"):
-        return picture if picture.mode == "L" else picture.convert("L")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")  # a palette's transparency would be lost on the way
-    return picture if picture.mode in ("CMYK", "RGB") else picture.convert("RGB")
-
-
-def srgb(read: Stored) -> Image.Image:
-    """Return the opaque sRGB colours: mode RGB, L, or F in [0, 1] for grey of more than 8 bits."""
-    picture = _opaque(read.picture)
-    if read.profile:
-        if picture.mode == "F":
-            picture = Image.fromarray(quantize(as_floats(picture)))
-        profile = ImageCms.ImageCmsProfile(BytesIO(read.profile))
-        if picture.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
-            picture = picture.convert("RGB")
-        target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(picture, profile, target, outputMode="RGB")
-        assert converted is not None  # it is None only for a conversion in place
-        return converted
-    return picture.convert("RGB") if picture.mode == "CMYK" else picture
-
-
-def luminance(read: Stored) -> Image.Image:
-    """Return the luma of the stored values, mode F in [0, 1]; 0 where transparent."""
-    picture, alpha = _opaque(read.picture), opacity(read)
-    if picture.mode not in ("F", "L"):
-        picture = (picture if picture.mode == "RGB" else picture.convert("RGB")).convert("L")
-    luma = as_floats(picture)
-    return Image.fromarray(luma if alpha is None else luma * as_floats(alpha))
-
-
-def opacity(read: Stored) -> Image.Image | None:
-    """Return the opacity as mode L, or None if all of the picture is opaque."""
-    picture, alpha = read.picture, read.alpha
-    if alpha is None and picture.has_transparency_data:
-        if _is_deep(picture):  # one grey value stands for "transparent"
-            opaque = np.asarray(picture) != picture.info["transparency"]
-            alpha = Image.fromarray(opaque * np.uint8(255))
-        else:
-            alpha = picture.convert("RGBA").getchannel("A")
-    return None if alpha is None or alpha.getextrema() == (255, 255) else alpha
-
-
-def _is_deep(picture: Image.Image) -> bool:
-    return picture.mode == "F" or picture.mode.startswith("I")  # I, I;16, I;16B, ...
-
-
-def _white(picture: Image.Image) -> int:
+def white(picture: Image.Image) -> int:
+    """Return the value of white in grey of more than 8 bits."""
     return 1 if picture.mode == "F" else 65535
-
-
-def as_floats(picture: Image.Image) -> Floats:
-    """Return a picture of mode RGB, L or F as float32 in [0, 1]."""
-    values = np.asarray(picture, np.float32)
-    return np.clip(values, 0, 1) if picture.mode == "F" else values / np.float32(255)
 
 
 def quantize(values: Floats) -> NDArray[np.uint8]:
@@ -327,6 +216,7 @@ def picture_size(path: PathLike) -> tuple[int, int] | None:
             content = file.read(_SIZE_BYTES)
             kind = kind_of(content[:HEAD_BYTES])
             if kind == "TIFF":
+                file.seek(0)
                 with tiff.opened(file) as page:
                     return _upright(tiff.size(page), tiff.orientation(page))
             try:

@@ -4,7 +4,6 @@ An *image* is an ``(H, W, 3)`` float32 array of sRGB values in [0, 1].
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from numbers import Integral
@@ -17,14 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from jaxnst import decode
-from jaxnst.decode import Floats, PathLike
+from jaxnst import decode, pixels
 from jaxnst.files import check_target, replacing
+from jaxnst.kinds import PathLike, quoted
+from jaxnst.tiff import Floats, Stored
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _FORMATS |= {".tif": "TIFF", ".tiff": "TIFF"}
-
-_HUGE = 2**27  # pixels above which a picture is reduced before it is resized
 
 _log = logging.getLogger(__name__)
 
@@ -139,10 +137,10 @@ def load_mask(path: PathLike, **options: Unpack[Options]) -> Floats:
     >>> jaxnst.load_mask(Path(jaxnst.__file__).parent / "demo" / "content.jpg", size=64).shape
     (43, 64)
     """
-    resize = _Resizer(**options)
+    resize = _resizer(**options)
     read = decode.stored(path)
     factor = resize.factor(read.picture.size)
-    (mask,) = decode.map_bands(read, lambda part: [decode.luminance(part)], factor)
+    (mask,) = pixels.map_bands(read, lambda part: [pixels.luminance(part)], factor)
     assert mask is not None
     # A triangle filter, since Lanczos' negative lobes would leave ripples beside edges.
     return resize(mask, read.picture.size, Image.Resampling.BILINEAR)
@@ -158,10 +156,10 @@ def read_picture(
         content: the file's bytes, if `decode.read_content` has read them already.
         **options: those of `load_image`, with the same exceptions.
     """
-    resize = _Resizer(**options)
-    read = decode.with_usable_profile(decode.stored(path, content), path)
+    resize = _resizer(**options)
+    read = pixels.with_usable_profile(decode.stored(path, content), path)
     factor = resize.factor(read.picture.size)
-    colours, alpha = decode.map_bands(read, _over_white, factor)
+    colours, alpha = pixels.map_bands(read, _over_white, factor)
     assert colours is not None
     image = resize(colours, read.picture.size)
     if image.ndim == 2:
@@ -169,8 +167,8 @@ def read_picture(
     return Decoded(image, None if alpha is None else resize(alpha, read.picture.size))
 
 
-def _over_white(read: decode.Stored) -> tuple[Image.Image, Image.Image | None]:
-    colours, alpha = decode.srgb(read), decode.opacity(read)
+def _over_white(read: Stored) -> tuple[Image.Image, Image.Image | None]:
+    colours, alpha = pixels.srgb(read), pixels.opacity(read)
     if alpha is not None:  # before resizing, so that no hidden colour bleeds into an edge
         white = Image.new(colours.mode, colours.size, 1.0 if colours.mode == "F" else "white")
         colours = Image.composite(colours, white, alpha)
@@ -228,7 +226,7 @@ def save_image(
         Image.fromarray(decode.quantize(colours)).save(encoded, form, **options)
     except Exception as error:
         raise ValueError(
-            f"{decode.quoted(path)} cannot be written as {form} ({decode.reason(error)}): "
+            f"{quoted(path)} cannot be written as {form} ({decode.reason(error)}): "
             "choose another format or a smaller image"
         ) from error
     with replacing(path) as beside:
@@ -265,62 +263,17 @@ def check_positive_integer(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a positive integer, not {value!r}")
 
 
-@dataclass(frozen=True)
-class _Resizer:
-    """Resizes and crops by the options of `load_image`, which it checks."""
-
-    size: int | None = None
-    fit: Fit = "long"
-    crop: bool = False
-    enlarge: bool = True
-    multiple: int = 1
-
-    def __post_init__(self) -> None:
-        Geometry(self.size, self.fit, self.crop)
-        check_positive_integer("multiple", self.multiple)
-
-    def target(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the width and height to which a picture is resized."""
-        side = (max if self.fit == "long" else min)(size)
-        kept = self.size is None or (self.size > side and not self.enlarge)
-        wanted = side if kept or self.size is None else self.size
-
-        def resized(length: int) -> int:
-            step = 1 if length == side else self.multiple
-            return max(1, round(length * (wanted / side) / step)) * step
-
-        width, height = map(resized, size)
-        if width * height > decode.MAX_PIXELS:
-            raise ValueError(
-                f"size {self.size} makes a picture of {width} by {height} pixels, "
-                f"more than {decode.MAX_PIXELS}: give a smaller size"
-            )
-        return width, height
-
-    def factor(self, size: tuple[int, int]) -> int:
-        """Return by which whole number a huge picture is reduced before it is resized."""
-        if size[0] * size[1] <= _HUGE:
-            return 1
-        return max(1, min(now // (4 * then) for now, then in zip(size, self.target(size))))
-
-    def __call__(
-        self,
-        picture: Image.Image,
-        size: tuple[int, int],
-        resampling: Image.Resampling = Image.Resampling.LANCZOS,
-    ) -> Floats:
-        """Resize a picture of mode RGB, L or F, ``size`` in its file, to float32 in [0, 1]."""
-        width, height = self.target(size)
-        if (width, height) != picture.size:
-            factor = self.factor(size)  # a last row or column may stand for fewer pixels
-            box = (0, 0, size[0] / factor, size[1] / factor)
-            picture = picture.resize((width, height), resampling, box)
-        pixels = decode.as_floats(picture)
-        if self.crop:
-            edge = min(height, width)
-            top, left = (height - edge) // 2, (width - edge) // 2
-            pixels = pixels[top : top + edge, left : left + edge]
-        return pixels
+def _resizer(
+    size: int | None = None,
+    fit: Fit = "long",
+    crop: bool = False,
+    enlarge: bool = True,
+    multiple: int = 1,
+) -> pixels.Resizer:
+    """Check the options of `load_image`."""
+    Geometry(size, fit, crop)
+    check_positive_integer("multiple", multiple)
+    return pixels.Resizer(size, fit, crop, enlarge, multiple)
 
 
 def _check_floats(name: str, values: ArrayLike) -> Floats:

@@ -12,14 +12,25 @@ import jaxnst
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "jaxnst"
 KEEPERS = {  # third-party package -> the only files that may import it
-    "PIL": {"decode", "images", "app/animation", "app/sheet", "app/page"},
+    "PIL": {
+        "kinds",
+        "tiff",
+        "decode",
+        "pixels",
+        "images",
+        "app/animation",
+        "app/sheet",
+        "app/page",
+    },
     "h5py": {"formats/containers"},
+    "imagecodecs": {"decode"},
     "matplotlib": {"app/plot"},
     "pooch": {"formats/known_files"},
     "psutil": {"devices"},
     "rich": {"app/progress"},
     "safetensors": {"app/checkpoint", "formats/containers"},
     "scipy": {"formats/containers"},
+    "tifffile": {"tiff"},
     "torch": set(),
 }
 IMAGES = {"image", "images", "content", "contents", "style", "styles", "sources"}
