@@ -170,8 +170,12 @@ def read_picture(
 def _over_white(read: Stored) -> tuple[Image.Image, Image.Image | None]:
     colours, alpha = pixels.srgb(read), pixels.opacity(read)
     if alpha is not None:  # before resizing, so that no hidden colour bleeds into an edge
-        white = Image.new(colours.mode, colours.size, 1.0 if colours.mode == "F" else "white")
-        colours = Image.composite(colours, white, alpha)
+        if colours.mode == "F":  # which Pillow blends byte by byte
+            share = pixels.as_floats(alpha)
+            colours = Image.fromarray(pixels.as_floats(colours) * share + 1 - share)
+        else:
+            white = Image.new(colours.mode, colours.size, "white")
+            colours = Image.composite(colours, white, alpha)
     return colours, alpha
 
 
