@@ -133,16 +133,9 @@ def test_grey_of_every_depth(path, bits, photometric, order):
     np.testing.assert_allclose(read(path), expected, atol=HALF if bits == 6 else 1e-6)
 
 
-LAYOUTS = [
-    {},
-    {"planar": 2},
-    {"tile": (16, 16)},
-    {"tile": (16, 16), "planar": 2},
-    {"rows": 2},
-    {"rows": 2, "planar": 2},
-    {"big": True},
-    {"big": True, "order": ">"},
-]
+PARTS = [{}, {"tile": (16, 16)}, {"rows": 2}]
+LAYOUTS = [part | {"planar": planar} for part in PARTS for planar in (1, 2)]
+LAYOUTS += [{"big": True, "order": order} for order in "<>"]
 
 
 @pytest.mark.parametrize("compression", CODECS)
@@ -291,12 +284,13 @@ def test_damage_is_read_or_refused_without_a_further_word(path, compression, cap
     Image.fromarray(RNG.integers(0, 60, (32, 32, 3), np.uint8)).save(
         file, "TIFF", compression=compression
     )
+    content = file.getvalue()
     for cut in (0.3, 0.6, 0.99):
-        path.write_bytes(file.getvalue()[: int(len(file.getvalue()) * cut)])
+        path.write_bytes(content[: int(len(content) * cut)])
         with pytest.raises(ValueError, match="is not a readable picture"):
             load_image(path)
     for _ in range(60):
-        damaged = bytearray(file.getvalue())
+        damaged = bytearray(content)
         for place in RNG.integers(4, len(damaged), 5):
             damaged[place] = RNG.integers(256)
         path.write_bytes(damaged)
