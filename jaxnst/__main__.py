@@ -18,10 +18,10 @@ def start() -> int:
 def _start_again_with_large_pages() -> None:
     """Replace this process, unless the C library was asked for large pages already.
 
-    XLA allocates its memory again for each evaluation, which is slow in pages of 4 KB: on two cores
-    large ones save 4 to 11 % of an evaluation's time at 256 pixels and 7 to 10 % at 512, for 2 % more
-    memory (benchmarks/evaluation.py). The C library of Linux reads this setting only when a process
-    starts. Other systems ignore it.
+    XLA allocates its memory again for each evaluation, which is slow in pages of 4 KB: on two
+    cores large ones save 4 to 11 % of an evaluation's time at 256 pixels and 7 to 10 % at 512, for
+    2 % more memory (benchmarks/evaluation.py). The C library of Linux reads this setting only when
+    a process starts. Other systems ignore it.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     closed = sys.stdout is None or sys.stderr is None  # the new process would open others as these

@@ -1,6 +1,8 @@
 """Devices: lanes on a mesh, the memory that they need, and the shares of several processes."""
 
 import math
+import socket
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -131,6 +133,7 @@ def join_processes(
 
     Raises:
         ValueError: the port is missing, or the process_id is out of range.
+        TimeoutError: nobody answers at the coordinator's address.
     """
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise ValueError(f"coordinator must be host:port, not {coordinator!r}")
@@ -138,7 +141,25 @@ def join_processes(
         raise ValueError(
             f"process_id must be a number from 0 to num_processes - 1, not {process_id}"
         )
+    if coordinator is not None and process_id:  # JAX would end the process with a stack trace
+        _wait_for(coordinator)
     jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def _wait_for(coordinator: str, seconds: float = 120) -> None:
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"nobody answers at the coordinator's address {coordinator} after "
+                    f"{seconds:.0f} seconds ({error}): start process 0 there"
+                ) from error
+            time.sleep(1)
 
 
 def share(items: Sequence[T]) -> Sequence[T]:

@@ -71,11 +71,13 @@ def check_target(path: str | os.PathLike[str], suffixes: Collection[str]) -> Non
         FileNotFoundError: the folder does not exist.
         PermissionError: the folder is not writable, or the file is write-protected.
         ValueError: the suffix is not one of `suffixes`, or `path` is a folder or a device.
-        OSError: `path` is a link that leads nowhere.
+        OSError: `path` is a link that leads back to itself.
     """
     target, quoted = Path(path), repr(os.fspath(path))  # repr escapes line breaks
     if target.is_dir():
         raise ValueError(f"{quoted} is a folder: give the name of a file in it")
+    if os.path.islink(os.path.realpath(target)):
+        raise OSError(f"{quoted} is a link that leads back to itself: give another name")
     if target.exists() and not target.is_file():
         raise ValueError(f"{quoted} is no regular file, but a pipe or a device: give another name")
     # The mode, since root may write anywhere, and replacing a file asks for no permission of it.

@@ -28,6 +28,9 @@ Chunk = tuple[State, list[Info], Any]  #: what `run` yields
 
 _log = logging.getLogger(__name__)
 
+#: Of one scale or run, so that all scales together can be counted in 32 bits.
+MAX_STEPS = 10**8
+
 
 class Progress(NamedTuple):
     """The record that a callback is given after each chunk of evaluations."""
@@ -237,6 +240,8 @@ def consume(
 
 
 def check_num_steps(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is an integer above 0."""
+    """Raise ValueError unless `value` is an integer above 0 whose sums fit in 32 bits."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, not {value!r}")
+    if int(value) > MAX_STEPS:
+        raise ValueError(f"{name} must be at most {MAX_STEPS}, not {value!r}")

@@ -207,9 +207,11 @@ def step(
     lost = ~_all(jnp.isfinite, x) | (~begun & ~jnp.isfinite(loss))
     unmoved = jnp.where(_all(jnp.equal, x, state.x), state.unmoved + 1, 0)
     # A schedule may begin with a step of 0, so one proposal that does not move is no end. And an
-    # optimiser that stays because the gradient is not finite has not converged.
+    # optimiser that stays because the gradient is not finite has not converged, nor has one whose
+    # momentum holds it at the limits of a clamped image, where the loss is worse than it was.
+    stays = (unmoved > 1) & ~(loss > state.best_loss)
     ended = jnp.where(_all(jnp.isfinite, grad), Status.CONVERGED, Status.NON_FINITE)
-    status = jnp.where(lost, Status.NON_FINITE, jnp.where(unmoved > 1, ended, Status.OK))
+    status = jnp.where(lost, Status.NON_FINITE, jnp.where(stays, ended, Status.OK))
     moving = running & ~lost
     mean = jax.tree.map(partial(_mix, state.decay), state.average, x)
     new = State(

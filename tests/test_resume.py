@@ -330,7 +330,9 @@ def test_what_is_no_file_to_replace_is_refused(run):
     Path("kept.png").write_text("mine")
     Path("kept.png").chmod(0o444)
     for name, part in [("pipe", "pipe"), ("device", "device"), ("kept", "write-protected")]:
-        check_refused(run(*LBFGS, inputs=[CONTENT, STYLE, "-o", f"{name}.png"]), f"{name}.png", part)
+        check_refused(
+            run(*LBFGS, inputs=[CONTENT, STYLE, "-o", f"{name}.png"]), f"{name}.png", part
+        )
     assert names() == ["device.png", "kept.png", "pipe.png"]
     assert Path("kept.png").read_text() == "mine" and Path("pipe.png").is_fifo()
 

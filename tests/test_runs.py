@@ -283,9 +283,7 @@ def test_an_earlier_run_goes_only_when_the_new_one_works(make):
     assert names(second.folder) == ["state-1.safetensors"]
 
 
-def test_the_last_picture_is_saved_elsewhere_when_its_own_place_fails(
-    make, tmp_path, monkeypatch
-):
+def test_the_last_picture_is_saved_elsewhere_when_its_own_place_fails(make, tmp_path, monkeypatch):
     record = make()
     record(make_progress(9))
     monkeypatch.setattr(runs, "move_into_place", no_space)

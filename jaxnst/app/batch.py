@@ -4,12 +4,14 @@ Pictures of one shape run one after the other, so that each shape is compiled on
 computed, the next are read and the last are written.
 """
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha256
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +20,12 @@ import jax
 import numpy as np
 
 from jaxnst.app.jobs import Callback, IsDone, Made
-from jaxnst.app.manifest import Entry, file_digest
+from jaxnst.app.manifest import Entry
 from jaxnst.app.options import Choice
-from jaxnst.decode import is_picture_name, picture_size
+from jaxnst.decode import picture_size, read_content
 from jaxnst.devices import make_mesh, put
 from jaxnst.images import read_picture
+from jaxnst.kinds import is_picture_name, unread_reason
 from jaxnst.optimize import Status
 from jaxnst.scales import check_problem
 from jaxnst.sweep import sweep
@@ -35,15 +38,17 @@ class Content(NamedTuple):
 
     path: Path
     output: str  #: the result's path within the job's folder, with slashes
+    error: str | None = None  #: why it cannot be worked on
 
 
 def find_contents(
-    paths: Iterable[Path], suffix: str, *, output: Path | None = None
+    paths: Sequence[Path], suffix: str, *, output: Path | None = None
 ) -> list[Content]:
-    """All pictures that are named, and all in folders that are named, in a fixed order.
+    """Return all pictures that are named, and all in folders that are named, in a fixed order.
 
     A result is called as its content is, but for the suffix. Where two would be called the same,
-    the contents' suffixes stay as parts of the names. Folders within folders are kept.
+    the contents' suffixes stay as parts of the names. Folders within folders are kept. Pictures of
+    kinds that are not read, and folders that cannot be, are there with an `error`.
 
     Args:
         paths: of pictures and of folders.
@@ -51,35 +56,64 @@ def find_contents(
         output: the folder of the results, which are no contents.
 
     Raises:
-        FileNotFoundError: a path that is not there.
-        ValueError: two results would still be called the same, or there are no pictures.
+        FileNotFoundError: a path that does not exist.
+        ValueError: two results would still be called the same; there are no pictures; or a path is
+            a pipe or a device.
     """
     found: dict[Path, Path] = {}  # the path within its folder, by the path
-    for path in paths:
+    errors: dict[Path, str | None] = {}
+    for path in dict.fromkeys(paths):
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if _is_content(file, path)]
-            if output is not None and path.resolve() in output.resolve().parents:
-                inside = [f for f in inside if output.resolve() not in f.resolve().parents]
-            found |= {file: file.relative_to(path) for file in inside}
-        elif path.exists():
+            for inside, error in _inside(path, output):
+                found[inside] = inside.relative_to(path)
+                errors[inside] = error
+        elif path.is_file():
             found[path] = Path(path.name)
+        elif path.exists():
+            raise ValueError(f"{str(path)!r} is no regular file: give pictures or folders")
         else:
             raise FileNotFoundError(f"there is no file {str(path)!r}: check the path")
     if not found:
-        raise ValueError(f"there are no pictures in {', '.join(map(str, paths))}")
+        listed = ", ".join(map(str, dict.fromkeys(paths)))
+        raise ValueError(f"there are no pictures in {_shortened(listed)}")
     names = {path: inside.with_suffix(suffix) for path, inside in found.items()}
     common = _common(names)
     for path in common:
         names[path] = found[path].with_name(found[path].name + suffix)
     if same := _common(names):
-        listed = " and ".join(str(path) for path in same)
-        raise ValueError(f"results of {listed} would be called the same: run them one by one")
-    return [Content(path, name.as_posix()) for path, name in names.items()]
+        raise ValueError(
+            f"results of {same[0]} and {same[1]} would be called the same: run them one by one"
+        )
+    return [Content(path, name.as_posix(), errors.get(path)) for path, name in names.items()]
 
 
-def _is_content(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.is_file() and is_picture_name(path) and not hidden
+def _inside(folder: Path, output: Path | None) -> Iterator[tuple[Path, str | None]]:
+    """Yield the pictures below a folder, sorted, each with the reason why it cannot be read."""
+    unreadable: list[OSError] = []
+    paths: dict[Path, str | None] = {}
+    for here, folders, files in os.walk(folder, onerror=unreadable.append):
+        at = Path(here)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (output is None or not _same(at / name, output))
+        ]
+        for name in files:
+            path = at / name
+            reason = unread_reason(path)
+            if not name.startswith(".") and (is_picture_name(path) or reason) and path.is_file():
+                paths[path] = reason
+    for error in unreadable:
+        paths[Path(error.filename)] = f"folder {error.filename!r} cannot be read: {error.strerror}"
+    yield from sorted(paths.items())
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) < 200 else f"{text[:200]} …"
 
 
 def _common(names: dict[Path, Path]) -> list[Path]:
@@ -173,11 +207,15 @@ class BatchJob:
             "content": str(content.path),
             "settings": self.settings,
         }
+        if content.error is not None:
+            return Made(entry, error=content.error)
         try:
-            entry["content_sha256"] = file_digest(content.path)
+            data = read_content(content.path)  # once
+            entry["content_sha256"] = sha256(data).hexdigest()
             if is_done(entry):
                 return Made(entry)
-            image, alpha = read_picture(content.path, **asdict(geometry), multiple=multiple)
+            options = asdict(geometry) | {"multiple": multiple}
+            image, alpha = read_picture(content.path, content=data, **options)
             least = min_size(self.choice.config.objective.layers)
             if min(image.shape[:2]) < least:
                 height, width = image.shape[:2]

@@ -217,6 +217,19 @@ def _batch(options: argparse.Namespace) -> int:
     return run_job(job, options.output, restart=options.restart, quiet=options.quiet)
 
 
+def _check_devices() -> None:
+    """Check that JAX has a device, before anything else needs one.
+
+    Raises:
+        OSError: it has none, for example for want of what `JAX_PLATFORMS` asks for.
+    """
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the latter has no text
+        reason = " ".join(str(error).split()).partition(" (")[0] or "the platform is not installed"
+        raise OSError(f"JAX has no device to run on ({reason}): unset JAX_PLATFORMS") from error
+
+
 def _join_others(options: argparse.Namespace) -> None:
     given = options.coordinator, options.num_processes, options.process_id
     if options.distributed:
@@ -244,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser(preset_named(given)).parse_args(given)
     options.arguments = given
     try:
+        if not getattr(options, "distributed", False):  # else it would be too late to join others
+            _check_devices()
         return COMMANDS[options.command](options)
     except (ValueError, TypeError, OSError) as error:
         complain(str(error))
@@ -265,9 +280,6 @@ def _explained(error: RuntimeError | MemoryError) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
         return "there is not enough memory for this; give a smaller --size"
-    if "initialize backend" in text or "JAX_PLATFORMS" in text:
-        reason = text.partition(" (you may")[0]
-        return f"JAX cannot use this device: {reason}; see JAX_PLATFORMS"
     return None
 
 

@@ -88,7 +88,11 @@ def run_job(job: Job, folder: Path, *, restart: bool = False, quiet: bool = Fals
         manifest = check_folder(job, folder)
         manifest.open()
         _wait_for_all("all manifests are open")
-        status = _work(job, manifest, quiet=quiet or not on_terminal() or not is_first())
+        try:
+            status = _work(job, manifest, quiet=quiet or not on_terminal() or not is_first())
+        except BaseException:
+            manifest.close()
+            raise
         if status < 128:
             _merge_when_all_are_done(manifest)
         return status

@@ -121,6 +121,13 @@ class Manifest:
             self._finished(self.process).rename(self.path)
         self.path.touch()
 
+    def close(self) -> None:
+        """Remove this process's file and the folder if there is nothing in them."""
+        if not self.entries:
+            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                self.folder.rmdir()
+
     def finish(self) -> None:
         """Say to the other processes, by the name of the file, that this one has done its share."""
         self.path.rename(self._finished(self.process))

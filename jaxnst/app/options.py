@@ -51,9 +51,7 @@ def number(text: str) -> float:
     # Python's own float would take "1_0" and " 5 ".
     plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)
     if not plain or not 0 <= float(text) <= FLOAT32_MAX:
-        raise argparse.ArgumentTypeError(
-            f"must be a finite number, 0 or more, not {shown(text)}"
-        )
+        raise argparse.ArgumentTypeError(f"must be a finite number, 0 or more, not {shown(text)}")
     return float(text)
 
 
