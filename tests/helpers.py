@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import jaxnst
 from jaxnst.app import cli
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Variables for a process that runs this package."""
+    return os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])} | more
 
 
 class Outcome(NamedTuple):
