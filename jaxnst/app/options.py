@@ -38,12 +38,7 @@ def _int(text: str, least: int, kind: str) -> int:
     if re.fullmatch("[+-]?[0-9]{1,19}", text) and least <= int(text) <= INT_MAX:
         return int(text)
     below = f" below {INT_MAX + 1}" if len(text) > 9 else ""
-    raise argparse.ArgumentTypeError(f"must be {kind}{below}, not {shown(text)}")
-
-
-def shown(text: str) -> str:
-    """Return what was given in quotes, a long text cut."""
-    return repr(text if len(text) < 100 else f"{text[:80]}…")
+    raise argparse.ArgumentTypeError(f"must be {kind}{below}, not {text!r}")
 
 
 def number(text: str) -> float:
@@ -51,7 +46,7 @@ def number(text: str) -> float:
     # Python's own float would take "1_0" and " 5 ".
     plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)
     if not plain or not 0 <= float(text) <= FLOAT32_MAX:
-        raise argparse.ArgumentTypeError(f"must be a finite number, 0 or more, not {shown(text)}")
+        raise argparse.ArgumentTypeError(f"must be a finite number, 0 or more, not {text!r}")
     return float(text)
 
 

@@ -11,7 +11,13 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """Print one line to standard error, in the name of the command."""
-    _print(f"jaxnst: {' '.join(text.split())}", sys.stderr)
+    _print(f"jaxnst: {one_line(text)}", sys.stderr)
+
+
+def one_line(text: str, most: int = 800) -> str:
+    """Return a text on one line, its middle left out if it is longer than anyone would read."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def on_terminal() -> bool:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import jaxnst
 from jaxnst.app.options import add_recipe_options, any_int, number, positive_int, term_flags
+from jaxnst.app.output import one_line
 from jaxnst.formats import INPUT_RULES, KNOWN_FILES
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
@@ -18,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False)  # so that an option has one spelling
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
 
 def make_parser(preset: str = "default") -> argparse.ArgumentParser:
