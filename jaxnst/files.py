@@ -1,12 +1,18 @@
 """Replace files as a whole or not at all."""
 
 import errno
+import hashlib
 import os
+import re
 import secrets
 import shutil
+import socket
+import zlib
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 try:
     import fcntl
@@ -19,8 +25,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path to write to, and move it to `path` if the body succeeds.
 
     The new file has the permissions that `open` would give it, or those of the file it replaces.
-    If the body raises, the temporary file is removed and the old file stays as it was. Symbolic
-    links are followed and stay links.
+    If the body raises, the temporary file is removed and the old file stays as it was. What a
+    process that was killed has left is removed by the next that writes to the same path on the
+    same machine. Symbolic links are followed and stay links.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -30,7 +37,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ['a.txt']
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    prefix = _prefix(target)
+    _remove_left_behind(target.parent, prefix)
+    temporary = target.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         _take_place(temporary, target)
@@ -38,6 +47,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise type(error)(error.errno, error.strerror or str(error), os.fspath(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _prefix(target: Path) -> str:
+    """Return how the names of all temporary files begin that this machine makes for `target`."""
+    name = target.name
+    if len(os.fsencode(name)) > 150:  # file systems allow 255
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return f".{name}.unfinished-{zlib.crc32(socket.gethostname().encode()):08x}-"
+
+
+def _remove_left_behind(folder: Path, prefix: str) -> None:
+    """Remove the temporary files of processes that no longer run, as far as that is possible."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            owner = re.fullmatch(re.escape(prefix) + r"(\d+)-[0-9a-f]+[.]tmp", name)
+            if owner and not psutil.pid_exists(int(owner[1])):
+                (folder / name).unlink(missing_ok=True)
 
 
 def move_into_place(whole: Path, path: str | os.PathLike[str]) -> None:
