@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-# pooch is imported where it is used: it imports tqdm and paramiko wherever these are installed,
-# which takes 0.1 to 0.2 s, and tqdm may warn in a notebook.
+# pooch and requests are imported where they are used: pooch imports tqdm and paramiko wherever
+# these are installed, which takes 0.1 to 0.2 s, and tqdm may warn in a notebook.
 if TYPE_CHECKING:
     from pooch import Pooch
 
+#: The longest download of a file whose length is not published. A whole VGG19 has 575 MB.
+MOST_BYTES = 2**30
 PathLike = str | os.PathLike[str]
 #: Called with the bytes received and the bytes in all, None if the server does not say.
 OnProgress = Callable[[int, int | None], None]
@@ -106,10 +108,12 @@ def fetch(known: KnownFile, *, progress: OnProgress | None = None, timeout: floa
         ConnectionError: the server cannot be reached, does not have the file, or breaks off; the
             message says how to go on by hand.
         FileNotFoundError: the file is not in the cache folder, and has no address.
-        ValueError: the server sent another file, or another file has its name in the folder.
+        ValueError: the server sent another file, or one without end, or another file has its name
+            in the folder.
         OSError: the cache folder cannot be used, or the disk is full.
     """
     import pooch
+    import requests
 
     keeper = _pooch(known)
     target = keeper.abspath / known.filename
@@ -118,18 +122,27 @@ def fetch(known: KnownFile, *, progress: OnProgress | None = None, timeout: floa
         if place := cached(known):
             return place
         raise FileNotFoundError(f"{known.filename} has no address to download from: {by_hand}")
-    responses: list[Any] = []
-    downloader = pooch.HTTPDownloader(
-        progressbar=_Bar(progress, known.num_bytes) if progress else False,
-        chunk_size=2**16,
-        timeout=timeout,  # to connect, and from one arrival of bytes to the next
-        headers={"Accept-Encoding": "identity"},  # so that the bytes counted are the file's
-        hooks={"response": lambda response, **_: responses.append(response)},
-    )
+
+    def download(url: str, output: str, _pooch: object) -> None:
+        # Without an encoding, so that the bytes counted are the file's.
+        headers = {"Accept-Encoding": "identity"}
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+            response.raise_for_status()
+            total = known.num_bytes or int(response.headers.get("Content-Length", 0)) or None
+            done = 0
+            with open(output, "wb") as file:
+                for block in response.iter_content(2**16):
+                    done += len(block)
+                    if done > (known.num_bytes or MOST_BYTES):
+                        raise ValueError(f"it has more than {known.num_bytes or MOST_BYTES} bytes")
+                    file.write(block)
+                    if progress is not None:
+                        progress(done, total)
+
     logger = pooch.get_logger()  # it prints
     before, logger.disabled = logger.disabled, True
     try:
-        return Path(keeper.fetch(known.filename, downloader=downloader))
+        return Path(keeper.fetch(known.filename, downloader=download))
     except ValueError as error:
         if target.exists():
             raise ValueError(
@@ -145,8 +158,6 @@ def fetch(known: KnownFile, *, progress: OnProgress | None = None, timeout: floa
         raise type(error)(f"{message}; JAXNST_CACHE can name another folder") from error
     finally:
         logger.disabled = before
-        for response in responses:
-            response.close()  # pooch leaves it open after a failure
 
 
 def _pooch(*files: KnownFile) -> "Pooch":
@@ -160,25 +171,6 @@ def _pooch(*files: KnownFile) -> "Pooch":
         env="JAXNST_CACHE",
         allow_updates=False,  # a file in the way that is another one stays
     )
-
-
-class _Bar:
-    """A progress bar for pooch, which counts whole blocks and then, after `reset`, the total."""
-
-    def __init__(self, progress: OnProgress, num_bytes: int | None) -> None:
-        self.progress, self.num_bytes = progress, num_bytes
-        self.done = self.total = 0
-
-    def update(self, count: int) -> None:
-        self.done += count
-        total = self.total or self.num_bytes
-        self.progress(min(self.done, total or self.done), total)
-
-    def reset(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def _first_match(path: PathLike, candidates: Iterable[KnownFile]) -> KnownFile | None:
