@@ -217,7 +217,7 @@ class VGG19(nn.Module):
         Raises:
             TypeError: `layers` is a string, or the image does not hold floating numbers.
             ValueError: an unknown layer, pooling or dtype; or an image of another shape, plainly
-                in 0..255, or too small for the deepest layer.
+                in 0..255, or too small for the deepest layer; or params without a layer.
         """
         check_layers(self.layers)
         check_image(image)
@@ -238,6 +238,13 @@ class VGG19(nn.Module):
         x = Normalize(name="normalize")(image).astype(dtype)
         for layer in LAYERS[: LAYERS.index(deepest) + 1]:
             if layer.startswith("conv"):
+                if not (self.is_initializing() or self.has_variable("params", layer)):
+                    held = [x for x in CONV_SHAPES if self.has_variable("params", x)]
+                    raise ValueError(
+                        f"params must hold {layer} for {deepest}, but end after "
+                        f"{held[-1] if held else 'no layer'}; load a whole VGG19 or choose "
+                        "earlier layers"
+                    )
                 x = Conv(CONV_SHAPES[layer], name=layer)(x)
             else:
                 x = _relu(x) if layer.startswith("relu") else pool(x)

@@ -26,10 +26,11 @@ KEEPERS = {  # third-party package -> the only files that may import it
     "imagecodecs": {"decode"},
     "matplotlib": {"app/plot"},
     "pooch": {"formats/known_files"},
-    "psutil": {"devices"},
+    "psutil": {"devices", "files"},
+    "requests": {"formats/known_files"},
     "rich": {"app/progress"},
     "safetensors": {"app/checkpoint", "formats/containers"},
-    "scipy": {"formats/containers"},
+    "scipy": set(),
     "tifffile": {"tiff"},
     "torch": set(),
 }

@@ -15,14 +15,22 @@ FILES = [
         "jaxnst/app/*",
         "jaxnst/decode.py",
         "jaxnst/files.py",
+        "jaxnst/formats/*",
         "jaxnst/images.py",
         "tests/test_animation.py",
+        "tests/test_containers*.py",
         "tests/test_decode.py",
+        "tests/test_files.py",
         "tests/test_images.py",
+        "tests/test_known_files*.py",
         "tests/test_labels.py",
+        "tests/test_layouts*.py",
         "tests/test_page.py",
+        "tests/test_params.py",
         "tests/test_plot.py",
         "tests/test_sheet.py",
+        "tests/test_torch*.py",
+        "tests/torch_writer.py",
     )
     for path in sorted(ROOT.glob(pattern))
     if path.suffix in (".py", ".md")

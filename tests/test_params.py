@@ -1,9 +1,11 @@
 """Params: the bundled ones, saved ones, quantised ones, and those that are refused."""
 
 import hashlib
+import os
 import re
 import shutil
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -11,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from torch_writer import FEATURES, Tensor, Zeros, load_refused, write_old, write_zip
 
+import jaxnst
 from jaxnst import load_params, quantize_params, save_params
 from jaxnst.formats import bundled_weights, check_params
 from jaxnst.vgg import CONV_SHAPES
@@ -50,15 +54,6 @@ def test_codes_are_decoded_by_the_codebook(params):
         assert kernel[index] == codebook[int(codes[index])]
 
 
-def test_loading_takes_less_than_a_second():
-    def measure():
-        start = time.perf_counter()
-        jax.block_until_ready(load_params())
-        return time.perf_counter() - start
-
-    assert min(measure() for _ in range(3)) < 1
-
-
 def test_the_readme_has_the_checksum_of_the_file():
     readme = WEIGHTS.with_name("README.md").read_text(encoding="utf-8")
     named = re.search(r"^SHA256: `([0-9a-f]{64})`$", readme, re.MULTILINE)[1]
@@ -71,11 +66,9 @@ def test_the_readme_has_the_checksum_of_the_file():
 @pytest.mark.parametrize(
     ("name", "value", "parts"),
     [
-        ("conv3_2", None, ["conv3_2/kernel: expected (3, 3, 256, 256), found nothing"]),
-        ("conv5_4/codes", None, ["conv5_4/codebook, but no", "conv5_4/codes"]),
-        ("conv1_1/codebook", None, ["conv1_1/codes, but no", "conv1_1/codebook"]),
+        ("conv5_4/codes", None, ["'conv5_4/codebook', but no 'conv5_4/codes'"]),
+        ("conv1_1/codebook", None, ["'conv1_1/codes', but no 'conv1_1/codebook'"]),
         ("normalize/mean", None, ["normalize/mean: expected (3,), found nothing"]),
-        ("conv1_1/bias", np.zeros(65, np.float32), ["conv1_1/bias: expected (64,), found (65,)"]),
         (
             "conv1_2/codes",
             np.zeros((5, 5, 64, 64), np.uint8),
@@ -95,11 +88,7 @@ def test_odd_files_are_refused(tmp_path, name, value, parts):
         del file[name]
         if value is not None:
             file[name] = value
-    with pytest.raises(ValueError) as info:
-        load_params(path)
-    assert "\n" not in str(info.value)
-    for part in (str(path), *parts):
-        assert part in str(info.value)
+    load_refused(path, *parts)
 
 
 def test_params_of_another_network_are_refused(params):
@@ -120,9 +109,11 @@ def other(params):
     )
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".H5", ".safetensors"])
-@pytest.mark.parametrize("which", ["params", "other"])
-def test_saved_params_are_read_back_the_same(request, tmp_path, suffix, which):
+@pytest.mark.parametrize(
+    ("which", "suffix", "megabytes"),
+    [("params", ".h5", 21), ("params", ".safetensors", 81), ("other", ".H5", 81)],
+)
+def test_saved_params_are_read_back_the_same(request, tmp_path, which, suffix, megabytes):
     saved = request.getfixturevalue(which)
     paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for path in paths:
@@ -130,12 +121,12 @@ def test_saved_params_are_read_back_the_same(request, tmp_path, suffix, which):
     jax.tree.map(np.testing.assert_array_equal, load_params(str(paths[0])), saved)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert sorted(tmp_path.iterdir()) == paths
-    megabytes = paths[0].stat().st_size / 1e6
-    assert megabytes < (21 if which == "params" and suffix != ".safetensors" else 81)
+    assert megabytes - 2 < paths[0].stat().st_size / 1e6 < megabytes
 
 
-def test_an_existing_file_is_replaced_whole_or_not_at_all(params, tmp_path, monkeypatch):
-    path = tmp_path / "network.h5"
+@pytest.mark.parametrize("suffix", [".hdf5", ".safetensors"])
+def test_an_existing_file_is_replaced_whole_or_not_at_all(params, tmp_path, monkeypatch, suffix):
+    path, params = tmp_path / f"network{suffix}", {k: params[k] for k in ("normalize", "conv1_1")}
     path.write_bytes(b"old")
 
     def fail(*_):
@@ -147,7 +138,7 @@ def test_an_existing_file_is_replaced_whole_or_not_at_all(params, tmp_path, monk
             save_params(path, params)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     save_params(path, params)
-    assert path.stat().st_size > 1e6
+    jax.tree.map(np.testing.assert_array_equal, load_params(path), params)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +159,10 @@ def test_refuses_to_save(params, tmp_path, name, changes, error, reason):
 
 
 def test_quantised_params_are_near_and_have_256_values(other, tmp_path):
+    layers = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
+    other = {layer: other[layer] for layer in ("normalize", *layers)}
     quantised = quantize_params(other)
-    for layer in CONV_SHAPES:
+    for layer in layers:
         kernel, near = (np.asarray(p[layer]["kernel"]) for p in (other, quantised))
         values = np.unique(near)
         assert len(values) <= 256
@@ -186,9 +179,41 @@ def test_quantised_params_are_near_and_have_256_values(other, tmp_path):
         np.testing.assert_allclose(chosen, nearest, rtol=1e-5, atol=1e-9)
     path = tmp_path / "network.h5"
     save_params(path, quantised)
-    assert path.stat().st_size < 21e6
+    assert path.stat().st_size < 0.4e6
     jax.tree.map(np.testing.assert_array_equal, load_params(path), quantised)
 
 
 def test_quantising_again_changes_nothing(params):
     jax.tree.map(np.testing.assert_array_equal, quantize_params(params), params)
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+# The params are 76 MB, the classifier in the file 494 MB.
+LOAD = """
+import re, resource, sys, jax, jaxnst
+jax.numpy.zeros(1).block_until_ready()  # the memory of JAX itself is not the reader's
+with open("/proc/self/status") as file:
+    used = 1024 * int(re.search(r"VmData:\\s+(\\d+) kB", file.read())[1])
+resource.setrlimit(resource.RLIMIT_DATA, (used + 300_000_000,) * 2)
+params = jaxnst.load_params(sys.argv[1], input="torchvision")
+assert params["conv5_4"]["kernel"][-1, -1, -1, -1] == 3
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("write", [write_zip, write_old], ids=["zip", "old"])
+def test_the_classifier_costs_no_memory(tmp_path, write):
+    path, state = tmp_path / "vgg19.pth", {}
+    for number, (h, w, i, o) in zip(FEATURES, CONV_SHAPES.values(), strict=True):
+        state[f"features.{number}.weight"] = np.full((o, i, h, w), 3, np.float32)
+        state[f"features.{number}.bias"] = np.zeros(o, np.float32)
+    for number, shape in {"0": (4096, 25088), "3": (4096, 4096), "6": (1000, 4096)}.items():
+        state[f"classifier.{number}.weight"] = Tensor(Zeros(shape[0] * shape[1]), shape)
+    write(path, state)
+    assert path.stat().st_size > 574_000_000
+    environment = os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", LOAD, path], env=environment, capture_output=True)
+    path.unlink()
+    assert done.returncode == 0, done.stderr.decode()

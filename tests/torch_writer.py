@@ -16,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnst import load_params
+from jaxnst.formats.refusal import refusing
 from jaxnst.formats.torch_file import read_tensors
+from jaxnst.vgg import CONV_SHAPES
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 STORAGES = {
@@ -199,6 +202,36 @@ def chunks(data):
         yield data if isinstance(data, bytes) else data.tobytes()
 
 
+# --- Whole networks ------------------------------------------------------------------------------
+
+# Positions of the convolutions in torchvision's Sequential.
+FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+
+
+def as_oxford(params):
+    """The bundled network as Oxford's: HWIO kernels for BGR in 0..255 less the mean."""
+    raw = {
+        layer: (np.array(params[layer]["kernel"]), np.array(params[layer]["bias"]))
+        for layer in CONV_SHAPES
+    }
+    kernel, bias = raw["conv1_1"]
+    raw["conv1_1"] = (np.ascontiguousarray(kernel[:, :, ::-1] / np.float32(255)), bias)
+    return raw
+
+
+def oihw(kernel):
+    return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+
+
+def torch_state(oxford, prefix="features.", positions=FEATURES, count=16):
+    """OIHW kernels of `count` layers, named by `positions`, or by layers where there are none."""
+    state = {}
+    names = list(positions or CONV_SHAPES)[:count]
+    for name, (kernel, bias) in zip(names, oxford.values(), strict=False):
+        state |= {f"{prefix}{name}.weight": oihw(kernel), f"{prefix}{name}.bias": bias}
+    return state
+
+
 # --- Small files, and checks ----------------------------------------------------------------------
 
 
@@ -242,7 +275,7 @@ def check(found, expected, order="<"):
 def refused(path, reason):
     """One line that names the file and the reason, within a few seconds."""
     start = time.monotonic()
-    with pytest.raises(ValueError) as info:
+    with pytest.raises(ValueError) as info, refusing(path, "torch"):
         read_tensors(path)
     message = str(info.value)
     assert type(info.value) is ValueError
@@ -250,3 +283,13 @@ def refused(path, reason):
     assert message.startswith(f"{path} is ") and len(message) < len(str(path)) + 240
     assert re.search(reason, message), message
     assert time.monotonic() - start < 10
+
+
+def load_refused(path, *parts):
+    """`load_params` refuses a file in one short line, which contains `parts`."""
+    with pytest.raises(ValueError) as info:
+        load_params(path)
+    message = str(info.value)
+    assert message.isprintable() and len(message) < len(str(path)) + 300
+    for part in (str(path), *parts):
+        assert part in message

@@ -1,31 +1,37 @@
 """The containers of weights: HDF5, safetensors, torch and MATLAB files as named arrays.
 
-No other file of the package knows h5py, safetensors or MATLAB's format.
+No other file of the package knows h5py or safetensors.
 """
 
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from jaxnst.files import replacing
 from jaxnst.formats.layouts import Stored
+from jaxnst.formats.matlab import read_layers
+from jaxnst.formats.refusal import quote, refuse, refusing
 from jaxnst.formats.torch_file import is_torch_file, read_tensors
 
 FORMAT = "jaxnst-vgg19"
 VERSION = 1
 # The suffixes of the codes and the table of 256 values that stand for a kernel, and the kernel's.
 CODEBOOKS = (("/codes", "/codebook", "/kernel"), ("_W_q", "_W_table", "_W"))
+# What is read at most: names in an HDF5 file and groups in groups, bytes of a chunk of HDF5 and of
+# the header of safetensors, characters of an array's name. Real files stay far below.
+NAMES, DEPTH, CHUNK_BYTES, HEADER_BYTES, NAME_LENGTH = 2**16, 32, 2**26, 2**22, 1000
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Lazy:
     """An array in a file, read and decoded when NumPy asks for it."""
 
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: Any  #: of NumPy; the file's own name of a type that NumPy does not have
     read: Callable[[], npt.NDArray[Any]]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -65,13 +71,19 @@ def open_container(path: Path) -> Iterator[Container]:
         raise ValueError(
             f"{path} must be a weights file: HDF5, torch, safetensors or MATLAB 5{hint}"
         )
-    try:
-        with _OPEN[kind](path) as arrays:
-            yield Container(kind, _with_kernels(arrays, path))
-    except (OSError, RuntimeError, KeyError, SystemError, SafetensorError) as error:
-        # (h5py raises SystemError for damage that it meets while it walks the file.)
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a readable {kind} file ({reason})") from error
+
+    def named(array: Stored) -> Stored:
+        return replace(array, read=partial(read, array)) if isinstance(array, Lazy) else array
+
+    def read(array: Lazy) -> npt.NDArray[Any]:
+        with refusing(path, kind):
+            return array.read()
+
+    with ExitStack() as stack:
+        with refusing(path, kind):
+            opened = stack.enter_context(_OPEN[kind](path))
+            arrays = _with_kernels({k: x for k, x in opened.items() if len(k) <= NAME_LENGTH})
+        yield Container(kind, {name: named(array) for name, array in arrays.items()})
 
 
 def _kind(path: Path) -> str | None:
@@ -91,78 +103,84 @@ def _kind(path: Path) -> str | None:
 @contextmanager
 def _open_hdf5(path: Path) -> Iterator[dict[str, Stored]]:
     with h5py.File(path, "r") as file:
-        if file.attrs.get("format") == FORMAT and not file.attrs.get("version", 0) <= VERSION:
-            raise ValueError(f"{path} was written by a newer jaxnst: update jaxnst to read it")
+        # "format" is not read: HDF5 looks for texts in a heap, for ever if that is damaged.
+        if "format" in file.attrs and "version" in file.attrs:
+            kept = file.attrs.get_id("version")
+            if kept.shape == () and kept.dtype.kind in "iu" and file.attrs["version"] > VERSION:
+                refuse("it was written by a newer jaxnst: update jaxnst to read it")
+        yield {name: _lazy_dataset(name, dataset) for name, dataset in _datasets(file).items()}
 
-        # A link out of the file could point to anything on this machine.
-        links: dict[str, object] = {}
-        file.visititems_links(links.__setitem__)
-        for name, link in links.items():
+
+def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return the datasets by name, within bounds, which HDF5's own walk does not have."""
+    datasets, groups, seen, count = {}, [("", 0, file)], set(), 0
+    while groups:
+        prefix, depth, group = groups.pop()
+        place = h5py.h5o.get_info(group.id)
+        if (place.fileno, place.addr) in seen:  # a circle of groups
+            continue
+        seen.add((place.fileno, place.addr))
+        count += len(group)
+        if count > NAMES or depth > DEPTH:
+            refuse(f"it has more than {NAMES} names, or groups more than {DEPTH} deep")
+        for name in group:
+            # A link out of the file could point to anything on this machine.
+            link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                raise ValueError(
-                    f"{path}: {name!r} must be an array or a group, not a {type(link).__name__}"
-                )
+                found = type(link).__name__
+                refuse(f"{quote(prefix + name)} must be an array or a group, not a {found}")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                groups.append((f"{prefix}{name}/", depth + 1, item))
+            elif isinstance(item, h5py.Dataset):
+                datasets[prefix + name] = item
+    return datasets
 
-        items: dict[str, h5py.HLObject] = {}
-        file.visititems(items.__setitem__)
-        datasets = {name: x for name, x in items.items() if isinstance(x, h5py.Dataset)}
-        for name, dataset in datasets.items():
-            if dataset.external or dataset.is_virtual:
-                raise ValueError(
-                    f"{path}: {name!r} must hold its values itself, not in another file"
-                )
-        yield {
-            name: Lazy(dataset.shape or (), dataset.dtype, partial(dataset.__getitem__, ()))
-            for name, dataset in datasets.items()
-        }
+
+def _lazy_dataset(name: str, dataset: h5py.Dataset) -> Lazy:
+    if dataset.external or dataset.is_virtual:
+        refuse(f"{quote(name)} must hold its values itself, not in another file")
+
+    def read() -> npt.NDArray[Any]:
+        # A chunk may be larger than its array, and is unpacked as a whole.
+        if dataset.chunks and prod(dataset.chunks) * dataset.dtype.itemsize > CHUNK_BYTES:
+            refuse(f"{quote(name)} has chunks of shape {quote(dataset.chunks)}")
+        return dataset[()]
+
+    try:
+        dtype: Any = dataset.dtype
+    except (TypeError, ValueError):
+        dtype = "a type without a name in NumPy"
+    return Lazy(dataset.shape or (), dtype, read)
 
 
 @contextmanager
 def _open_safetensors(path: Path) -> Iterator[dict[str, Stored]]:
+    with open(path, "rb") as start:
+        size = int.from_bytes(start.read(8), "little")
+    if size > HEADER_BYTES:
+        refuse(f"its header has {size} bytes; at most {HEADER_BYTES} are read")
     with safe_open(path, framework="numpy") as file:
         yield {name: _lazy_tensor(file, name) for name in file.keys()}  # noqa: SIM118
 
 
 def _lazy_tensor(file: Any, name: str) -> Lazy:
     piece = file.get_slice(name)
-    kind = piece.get_dtype()  # F16, BF16, F32, F64; I8 ..., U8 ..., BOOL
-    dtype = np.dtype(np.float32 if "F" in kind else np.int64)  # only this difference matters
+    kind = piece.get_dtype()
+    types = {"F16": "f2", "BF16": "f4", "F32": "f4", "F64": "f8", "U8": "u1"}
+    dtype = np.dtype(types[kind]) if kind in types else kind
     return Lazy(tuple(piece.get_shape()), dtype, lambda: file.get_tensor(name))
-
-
-@contextmanager
-def _open_matlab(path: Path) -> Iterator[dict[str, Stored]]:
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise ValueError(f"{path}: MATLAB files need scipy; pip install 'jaxnst[matlab]'") from None
-    try:
-        layers = loadmat(
-            path, variable_names=["layers"], squeeze_me=True, struct_as_record=False
-        ).get("layers", [])
-        arrays = {}
-        for layer in np.atleast_1d(layers):
-            if hasattr(layer, "weights"):  # since MatConvNet 1.0-beta16
-                pair = layer.weights
-            else:
-                pair = (getattr(layer, "filters", None), getattr(layer, "biases", None))
-            if len(pair) == 2 and isinstance(pair[0], np.ndarray):
-                for name, array in zip(("kernel", "bias"), pair, strict=True):
-                    arrays[f"layers/{layer.name}/{name}"] = array
-    except Exception as error:  # a damaged file can make its reader raise anything
-        raise OSError(f"{type(error).__name__}: {error}") from error
-    yield arrays
 
 
 _OPEN: dict[str, Callable[[Path], AbstractContextManager[dict[str, Stored]]]] = {
     "HDF5": _open_hdf5,
     "safetensors": _open_safetensors,
     "torch": lambda path: nullcontext(dict(read_tensors(path))),
-    "MATLAB": _open_matlab,
+    "MATLAB": lambda path: nullcontext(dict(read_layers(path))),
 }
 
 
-def _with_kernels(arrays: dict[str, Stored], path: Path) -> dict[str, Stored]:
+def _with_kernels(arrays: dict[str, Stored]) -> dict[str, Stored]:
     """Replace codes and codebooks by the kernels that they stand for."""
     out = dict(arrays)
     for suffixes in CODEBOOKS:
@@ -172,17 +190,18 @@ def _with_kernels(arrays: dict[str, Stored], path: Path) -> dict[str, Stored]:
                     stem = name.removesuffix(suffix)
                     codes, codebook = (arrays.get(stem + suffix) for suffix in suffixes[:2])
                     if codes is None or codebook is None:
-                        missing = stem + suffixes[codebook is None]
-                        raise ValueError(f"{path} has {name}, but no {missing}: it is incomplete")
+                        missing = quote(stem + suffixes[codebook is None])
+                        refuse(f"it has {quote(name)}, but no {missing}: it is incomplete")
                     out.pop(name)
-                    out[stem + suffixes[2]] = _decoded(codes, codebook, f"{path}: {stem}")
+                    out[stem + suffixes[2]] = _decoded(codes, codebook, stem)
     return out
 
 
-def _decoded(codes: Stored, codebook: Stored, name: str) -> Lazy:
+def _decoded(codes: Stored, codebook: Stored, stem: str) -> Lazy:
     if codes.dtype != np.uint8 or codebook.shape != (256,):
-        raise ValueError(
-            f"{name} must have uint8 codes and 256 values, not {codes.dtype} and {codebook.shape}"
+        refuse(
+            f"{quote(stem)} must have uint8 codes and 256 values, not {codes.dtype} and "
+            f"{quote(codebook.shape)}"
         )
     return Lazy(codes.shape, codebook.dtype, lambda: np.asarray(codebook)[np.asarray(codes)])
 

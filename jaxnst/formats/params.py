@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnst.formats.containers import open_container, write_hdf5, write_safetensors
+from jaxnst.formats.containers import Container, open_container, write_hdf5, write_safetensors
 from jaxnst.formats.known_files import KnownFile, identify
 from jaxnst.formats.layouts import (
     INPUT_RULES,
@@ -21,11 +21,15 @@ from jaxnst.formats.layouts import (
     Shape,
     compare_shapes,
     fold_input,
+    layers_of,
+    name_network,
     own_input_rule,
     read_leaf,
     recognise,
+    up_to_deepest,
 )
-from jaxnst.vgg import CONV_SHAPES, Params
+from jaxnst.formats.refusal import quote, refuse, refusing
+from jaxnst.vgg import Params
 
 _WRITERS = {".h5": write_hdf5, ".hdf5": write_hdf5, ".safetensors": write_safetensors}
 
@@ -53,8 +57,9 @@ def load_params(path: str | PathLike[str] | None = None, *, input: Input | None 
     """Load the params of VGG19, ready for `extract_features`, from any file that holds one.
 
     Formats are recognised by content: Keras' HDF5 in all its layouts, torch files (read without
-    torch, and without running anything in them), safetensors, MatConvNet's .mat (needs scipy), and
-    jaxnst's own. docs/weights.md lists them.
+    torch, and without running anything in them), safetensors, MatConvNet's .mat, and jaxnst's own.
+    The network may be a part of another model, or be cut after any layer. docs/weights.md lists
+    what is read.
 
     Args:
         path: the file; None for the bundled VGG19, an 8-bit quantisation of the Oxford weights
@@ -65,8 +70,8 @@ def load_params(path: str | PathLike[str] | None = None, *, input: Input | None 
 
     Returns:
         `{"normalize": {"mean": (3,), "std": (3,)}, "conv1_1": {"kernel", "bias"}, …, "conv5_4"}`
-        in float32, with kernels HWIO. The preprocessing is folded into conv1_1 and `normalize`, so
-        all params take sRGB in [0, 1].
+        in float32, with kernels HWIO, as far as the file goes. The preprocessing is folded into
+        conv1_1 and `normalize`, so all params take sRGB in [0, 1].
 
     Raises:
         FileNotFoundError: `path` is not a file.
@@ -80,31 +85,45 @@ def load_params(path: str | PathLike[str] | None = None, *, input: Input | None 
     source = bundled_weights() if path is None else Path(path)
     if input is not None and input not in INPUT_RULES:
         raise ValueError(f"input must be one of {', '.join(INPUT_RULES)}, not {input!r}")
-    with open_container(source) as container:
-        recognised = recognise(container.arrays)
-        if recognised is None:
-            names = ", ".join(repr(name) for name in list(container.arrays)[:5])
-            raise ValueError(
-                f"{source} is a {container.kind} file, but has no VGG19 in a known layout; "
-                f"the first of its {len(container.arrays)} arrays: {names or 'none'}"
-            )
-        if recognised.mismatches:
-            raise ValueError(f"{source} is not VGG19: {_describe(recognised.mismatches)}")
-        for leaf, array in recognised.leaves.items():
-            if not jnp.issubdtype(array.dtype, jnp.floating):
-                raise ValueError(f"{source}: {leaf} must be floating numbers, not {array.dtype}")
+    params: Params = {}
+    # What overflows float32 becomes infinite, which is refused in the end.
+    with (
+        np.errstate(all="ignore"),
+        refusing(source),
+        open_container(source) as container,
+    ):
+        recognised = _vgg19(container)
         rule = _input_rule(source, recognised, input)
-        params: Params = {}
-        for layer in CONV_SHAPES:
+        for layer in layers_of(recognised.leaves):
             kernel, bias = (read_leaf(recognised, f"{layer}/{x}") for x in ("kernel", "bias"))
             if layer == "conv1_1":
                 kernel = fold_input(kernel, rule.mix)
             # Placed on the device one by one, so that the host never holds a copy of them all.
             params[layer] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
-    normalize = {"mean": np.float32(rule.mean), "std": np.float32(rule.std)}
+        normalize = {"mean": np.float32(rule.mean), "std": np.float32(rule.std)}
     params["normalize"] = jax.tree.map(jnp.asarray, normalize)
     check_params(params, str(source))
     return params
+
+
+def _vgg19(container: Container) -> Recognised:
+    """Return the VGG19 in a file, or refuse it."""
+    recognised = recognise(container.arrays)
+    if recognised is None:
+        names = ", ".join(quote(name, 40) for name in list(container.arrays)[:3])
+        refuse(
+            f"this {container.kind} file has no VGG19 in a known layout; "
+            f"the first of its {len(container.arrays)} arrays: {names or 'none'}"
+        )
+    if recognised.mismatches:
+        network = name_network(container.arrays)
+        if network not in ("", "VGG19"):
+            refuse(f"it must be VGG19, not {network}; `jaxnst weights fetch keras` gets one")
+        refuse(f"it is not VGG19: {_describe(recognised.mismatches)}")
+    for leaf, array in recognised.leaves.items():
+        if not (isinstance(array.dtype, np.dtype) and jnp.issubdtype(array.dtype, jnp.floating)):
+            refuse(f"{leaf} must be floating numbers of 16 bits or more, not {array.dtype}")
+    return recognised
 
 
 def _input_rule(source: Path, recognised: Recognised, wanted: Input | None) -> InputRule:
@@ -112,19 +131,16 @@ def _input_rule(source: Path, recognised: Recognised, wanted: Input | None) -> I
     layout = recognised.layout
     certain = _certain_input(source, recognised)
     if certain is not None and wanted not in (None, certain):
-        raise ValueError(
-            f"{source} has the layout {layout.name} and the input rule {certain!r}, "
+        refuse(
+            f"it has the layout {layout.name} and the input rule {certain!r}, "
             f"so input={wanted!r} would give wrong features; leave it out"
         )
     if certain == "own":
-        try:
-            return own_input_rule(recognised)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from None
+        return own_input_rule(recognised)
     name = certain or wanted
     if name is None:
-        raise ValueError(
-            f"{source} has the layout {layout.name}, in which two kinds of network are published; "
+        refuse(
+            f"it has the layout {layout.name}, in which two kinds of network are published; "
             'pass input="torchvision" (RGB by mean and deviation: torchvision, timm) or '
             'input="caffe" (BGR in 0..255 less the mean: the Oxford weights)'
         )
@@ -140,16 +156,18 @@ def _certain_input(source: Path, recognised: Recognised) -> str | None:
 
 
 def _describe(mismatches: Mismatches) -> str:
-    """Return expected and found shapes side by side, on one line."""
-    return "; ".join(
-        f"{name}: expected {show_shape(expected)}, found {show_shape(found)}"
-        for name, (expected, found) in sorted(mismatches.items())
-    )
+    """Return expected and found shapes side by side, on one line of readable length."""
+    first = [
+        f"{name[:40]}: expected {show_shape(expected)}, found {show_shape(found)}"
+        for name, (expected, found) in sorted(mismatches.items())[:3]
+    ]
+    more = len(mismatches) - len(first)
+    return "; ".join(first + [f"{more} more"] * bool(more))
 
 
 def show_shape(shape: Shape | None) -> str:
     """Return a shape as text, and "nothing" for None."""
-    return "nothing" if shape is None else str(shape)
+    return "nothing" if shape is None else quote(shape, 40)
 
 
 class WeightsFile(NamedTuple):
@@ -162,6 +180,7 @@ class WeightsFile(NamedTuple):
     input: str | None  #: "caffe", "torchvision", "own", or None if `load_params` must be given it
     known: KnownFile | None  #: the published file that it is, by its checksum
     mismatches: Mismatches  #: expected and found shapes that differ, by name
+    deepest: str | None  #: the last convolution that it has, such as "conv5_4"
 
 
 def inspect_weights(path: str | PathLike[str]) -> WeightsFile:
@@ -176,14 +195,15 @@ def inspect_weights(path: str | PathLike[str]) -> WeightsFile:
     ('HDF5', 'jaxnst', 'own', 'bundled')
     """
     source = Path(path)
-    with open_container(source) as (container, arrays):
-        recognised = recognise(arrays)
-        layout = input = None
-        if recognised is not None:
-            layout, input = recognised.layout.name, _certain_input(source, recognised)
-        mismatches = recognised.mismatches if recognised else {}
-        known = identify(source)
-        return WeightsFile(source, container, len(arrays), layout, input, known, mismatches)
+    with refusing(source), open_container(source) as (container, arrays):
+        found, known = recognise(arrays), identify(source)
+        if found is None:
+            return WeightsFile(source, container, len(arrays), None, None, known, {}, None)
+        certain, layers = _certain_input(source, found), layers_of(found.leaves)
+        return WeightsFile(
+            *(source, container, len(arrays), found.layout.name, certain, known),
+            *(found.mismatches, layers[-1] if layers else None),
+        )
 
 
 def save_params(path: str | PathLike[str], params: Params) -> None:
@@ -218,7 +238,7 @@ def save_params(path: str | PathLike[str], params: Params) -> None:
     check_params(params)
     arrays = {
         leaf: np.asarray(params[layer][name], np.float32)
-        for leaf in (*NORMALIZE_SHAPES, *LEAF_SHAPES)
+        for leaf in up_to_deepest(NORMALIZE_SHAPES | LEAF_SHAPES, params)
         for layer, name in [leaf.split("/")]
     }
     _WRITERS[target.suffix.lower()](target, arrays)
@@ -226,6 +246,8 @@ def save_params(path: str | PathLike[str], params: Params) -> None:
 
 def check_params(params: Params, name: str = "params") -> None:
     """Check that `params` is a VGG19 of the expected keys and shapes, all finite.
+
+    The last layers may be missing.
 
     Raises:
         ValueError: it is not; the message begins with `name`.
@@ -235,10 +257,11 @@ def check_params(params: Params, name: str = "params") -> None:
     Traceback (most recent call last):
         ...
     ValueError: params is not VGG19: conv1_1/bias: expected (64,), found nothing; conv1_1/kernel: \
-expected (3, 3, 3, 64), found (5, 5, 3, 64); ...
+expected (3, 3, 3, 64), found (5, 5, 3, 64); normalize/mean: expected (3,), found nothing; 1 more
     """
     found = {f"{layer}/{leaf}": np.shape(a) for layer, d in params.items() for leaf, a in d.items()}
-    if mismatches := compare_shapes(NORMALIZE_SHAPES | LEAF_SHAPES, found):
+    expected = up_to_deepest(NORMALIZE_SHAPES | LEAF_SHAPES, params)
+    if mismatches := compare_shapes(expected, found):
         raise ValueError(f"{name} is not VGG19: {_describe(mismatches)}")
     for layer, leaves in params.items():
         if not all(np.isfinite(leaf).all() for leaf in leaves.values()):

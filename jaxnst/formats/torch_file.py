@@ -8,6 +8,7 @@ import mmap
 import re
 import struct
 import zipfile
+from collections.abc import Iterator
 from io import BytesIO, FileIO
 from os import PathLike
 from pathlib import Path
@@ -15,16 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxnst.formats.refusal import quote, refuse
 from jaxnst.formats.torch_pickle import (
     OLD_MAGIC,
     PICKLE_BYTES,
     Parameter,
-    Refusal,
     Tensor,
     kind,
     load_pickle,
-    quote,
-    refuse,
 )
 
 DIRECTORY_BYTES = 2**20
@@ -33,6 +32,7 @@ DIRECTORY_BYTES = 2**20
 _OLD_PROTOCOL = 1001
 _OLD = b"\x8a\x0a" + OLD_MAGIC.to_bytes(10, "little") + b"."  # how the first pickle ends
 _ZIP = b"PK\3\4"
+_PREFIX = 200  # the longest names of dicts within dicts, in all
 
 _Array = np.ndarray[Any, Any]
 
@@ -45,31 +45,27 @@ def read_tensors(path: str | PathLike[str]) -> dict[str, _Array]:
     must not change while the arrays are in use.
 
     Args:
-        path: what `torch.save` made of a dict of tensors, or of a dict that has such a dict under
-            "state_dict". Entries that are not tensors are ignored.
+        path: what `torch.save` made of a dict of tensors, or of a dict in which such a dict lies.
+            Entries that are neither tensors nor dicts are ignored.
 
     Returns:
-        Name -> array of the tensor's shape, in the file's order. The dtype has the file's byte
-        order, and the array need be neither contiguous nor aligned.
+        Name -> array of the tensor's shape, in the file's order; names within dicts are joined by
+        dots. The dtype has the file's byte order, and the array need be neither contiguous nor
+        aligned.
 
     Raises:
         FileNotFoundError: `path` is not a file.
-        ValueError: the file is damaged, or asks for anything but tensors in plain containers.
+        Refusal: the file asks for anything but tensors in plain containers. Whatever else the
+            unpickler, zipfile and NumPy raise means that it is damaged.
     """
     start = _start(path)
-    try:
-        if start.startswith(_ZIP):
-            return _read_zip(Path(path))
-        if _OLD in start[:32]:
-            return _read_old(Path(path))
-        if start[257:] == b"ustar":
-            refuse("it is a tar, torch's first format; load and save it with a newer torch")
-        refuse("it starts like neither of torch's formats")
-    except Refusal as refusal:
-        raise ValueError(f"{Path(path)} is refused: {refusal}") from None
-    except Exception as error:  # whatever the unpickler, zipfile and NumPy raise for nonsense
-        reason = f"{type(error).__name__}: {quote(str(error))}"
-        raise ValueError(f"{Path(path)} is damaged ({reason})") from error
+    if start.startswith(_ZIP):
+        return _read_zip(Path(path))
+    if _OLD in start[:32]:
+        return _read_old(Path(path))
+    if start[257:] == b"ustar":
+        refuse("it is a tar, torch's first format; load and save it with a newer torch")
+    refuse("it starts like neither of torch's formats")
 
 
 def is_torch_file(path: str | PathLike[str]) -> bool:
@@ -89,8 +85,6 @@ def is_torch_file(path: str | PathLike[str]) -> bool:
 
 
 def _start(path: str | PathLike[str]) -> bytes:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no torch file {Path(path)}")
     with Path(path).open("rb") as file:
         return file.read(262)
 
@@ -188,17 +182,10 @@ def _read_old(path: Path) -> dict[str, _Array]:
 
 def _views(data: mmap.mmap, value: Any, starts: dict[str, int], order: str) -> dict[str, _Array]:
     """Return the tensors in `value` as arrays over `data`, storage `key` being at `starts[key]`."""
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
     if not isinstance(value, dict):
         refuse(f"it must hold a dict of tensors, not {kind(value)}")
     views = {}
-    for name, entry in value.items():
-        tensor = entry.tensor if isinstance(entry, Parameter) else entry
-        if not isinstance(tensor, Tensor):
-            continue
-        if not isinstance(name, str):
-            refuse(f"the name of a tensor must be str, not {kind(name)}")
+    for name, tensor in _tensors(value, "", set()):
         dtype = tensor.storage.dtype
         views[name] = np.ndarray(
             tensor.shape,
@@ -210,3 +197,16 @@ def _views(data: mmap.mmap, value: Any, starts: dict[str, int], order: str) -> d
     if not views:
         refuse("it holds no tensor under a name")
     return views
+
+
+def _tensors(value: dict[Any, Any], prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Walk the tensors under a text in a dict and in the dicts in it, each dict once."""
+    seen.add(id(value))
+    for name, entry in value.items():
+        if not isinstance(name, str):
+            continue
+        entry = entry.tensor if isinstance(entry, Parameter) else entry
+        if isinstance(entry, Tensor):
+            yield prefix + name, entry
+        elif isinstance(entry, dict) and id(entry) not in seen and len(prefix + name) < _PREFIX:
+            yield from _tensors(entry, f"{prefix}{name}.", seen)

@@ -12,10 +12,12 @@ import pickletools
 import re
 from collections import OrderedDict
 from io import BytesIO
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+
+from jaxnst.formats.refusal import quote, refuse
 
 PICKLE_BYTES = 2**18
 """The longest pickle that is read. A VGG19's has 5 KB, with an optimiser's state 20 KB."""
@@ -23,20 +25,6 @@ TENSOR_BYTES = 2**34
 """The largest tensor. The file is no bound, because stride 0 makes any size of one element."""
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle of a file in the format before torch 1.6."""
-
-
-class Refusal(Exception):
-    """The reason why a file is not read, in one line without the file's name."""
-
-
-def refuse(reason: str) -> NoReturn:
-    """Raise `Refusal`."""
-    raise Refusal(reason)
-
-
-def quote(value: str | bytes | int | tuple[int, ...]) -> str:
-    """Return a short piece of a file's content as printable text, for a message."""
-    return ascii(value)[:80]
 
 
 def kind(value: object) -> str:
