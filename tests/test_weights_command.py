@@ -194,3 +194,29 @@ def test_transfer_needs_the_input_rule(run, torch_file, tmp_path):
     assert (status, out) == (2, "") and len(err.splitlines()) == 1
     assert not (tmp_path / "out.png").exists()
     assert run(*command, "--input", "torchvision")[0] == 0
+
+
+def test_a_network_that_ends_early(run, params, tmp_path):
+    cut = {name: leaf for name, leaf in params.items() if name < "conv3_2" or name == "normalize"}
+    path = tmp_path / "cut.safetensors"
+    save_params(path, cut)
+    assert rows(run("weights", "info", path)[1])["layers"] == "as expected, but end after conv3_1"
+    assert "a VGG19, finite, and ends after conv3_1" in run("weights", "verify", path)[1]
+    inputs = [DEMO / "content.jpg", DEMO / "style.jpg", "--size", 32, "--num-steps", 1]
+    inputs += ["--params", path, "-o", tmp_path / "out.png"]
+    status, out, err = run("transfer", *inputs)
+    assert (status, out) == (2, "") and "conv3_1" in err and err.count("\n") == 1
+    shallow = ["--content-layers", "relu2_1", "--style-layers", "relu1_1", "relu3_1"]
+    assert run("transfer", *inputs, *shallow)[0] == 0
+
+
+def test_convert_never_overwrites_its_input(run, params, tmp_path):
+    path, link = tmp_path / "a.safetensors", tmp_path / "link.safetensors"
+    save_params(path, params)
+    link.symlink_to(path)
+    (tmp_path / "x").mkdir()
+    before = path.read_bytes()
+    for target in (path, link, tmp_path / "x" / ".." / "a.safetensors"):
+        status, out, err = run("weights", "convert", path, target)
+        assert (status, out) == (2, "") and "would overwrite what is read" in err
+    assert path.read_bytes() == before

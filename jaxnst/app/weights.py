@@ -19,6 +19,9 @@ from jaxnst.formats import (
     sha256,
     show_shape,
 )
+from jaxnst.vgg import CONV_SHAPES
+
+LAST = [*CONV_SHAPES][-1]
 
 
 def list_files(options: argparse.Namespace) -> int:
@@ -50,7 +53,8 @@ def describe_file(options: argparse.Namespace) -> int:
     }
     if found.layout:
         rows["input rule"] = found.input or asked
-        rows["layers"] = "as expected" if not found.mismatches else "not those of VGG19:"
+        end = "" if found.deepest == LAST else f", but end after {found.deepest}"
+        rows["layers"] = f"as expected{end}" if not found.mismatches else "not those of VGG19:"
     for name, value in rows.items():
         say(f"{name:<12} {value}")
     if found.mismatches:
@@ -63,10 +67,12 @@ def describe_file(options: argparse.Namespace) -> int:
 
 def verify_file(options: argparse.Namespace) -> int:
     """Run `jaxnst weights verify`."""
-    load_params(options.file, input=options.input)
+    params = load_params(options.file, input=options.input)
     known = identify(options.file)
     origin = f"the published file {known.name!r}" if known else "no published file that is known"
-    say(f"{options.file}: a whole and finite VGG19; {origin}")
+    deepest = [layer for layer in CONV_SHAPES if layer in params][-1]
+    extent = "whole and finite" if deepest == LAST else f"finite, and ends after {deepest}"
+    say(f"{options.file}: a VGG19, {extent}; {origin}")
     return 0
 
 
