@@ -1,8 +1,8 @@
-"""The 3×3 convolution of VGG, by the algorithm that is fastest on the platform it runs on.
+"""The 3×3 convolution of VGG, by the fastest algorithm on each platform.
 
-On accelerators that is XLA's own. On a CPU, features of many pixels and channels are faster by
-Winograd's minimal filtering, which needs a quarter of the multiplications; and features that are
-smaller than the kernel by a product of matrices, whose transpose does not copy the kernel.
+Accelerators use XLA's own convolution. On a CPU, features with many pixels and channels use
+Winograd's minimal filtering, which needs a quarter of the multiplications, and features smaller
+than the kernel use a matrix product, whose transpose does not copy the kernel.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,10 +37,10 @@ _AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0
 
 
 def conv3x3(x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[Array, "h w f"]:
-    """Convolve `x` with `kernel` to (h, w, f), with zeros beyond the edges.
+    """Convolve `x` with `kernel` to (h, w, f), with zero padding.
 
-    Every JAX transformation applies, in forward and in reverse mode. The algorithm is chosen for
-    the platform that a program is compiled for.
+    All JAX transformations work, in forward and reverse mode. The platform that a program is
+    compiled for determines the algorithm.
 
     Args:
         x: (h, w, c) features.
@@ -58,17 +58,17 @@ def conv3x3(x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[
 
 def _fastest_on_cpu(height: int, width: int, channels: int, filters: int) -> Algorithm:
     positions = height * width
-    # Transforming the kernel costs what few positions save, that of x what few channels do; and
-    # where there is little to do at all, the longer program costs more to compile than it saves.
+    # With few positions, transforming the kernel costs more than it saves; with few channels,
+    # transforming x does; and a small convolution does not repay the longer compilation.
     if positions >= 1024 and channels >= 64 and positions * channels * filters >= 10**8:
         return winograd_conv3x3
     return patches_conv3x3 if 9 * filters > 2 * positions else direct_conv3x3
 
 
-# JAX has no public way to give a function with a forward mode a transpose of its own that `vmap`
-# takes: `custom_vjp` has no forward mode, and `linear_call` no batching. Hence a primitive, which
-# is bilinear. Its transpose by x is itself with the kernel `turned`: as fast as forward, unlike
-# the transpose by JAX's own rule. Leading axes are `vmap`'s: of x, or the same ones of both.
+# JAX has no public way to combine forward mode, a custom transpose and `vmap`: `custom_vjp` has no
+# forward mode, and `linear_call` no batching. Hence a primitive, which is bilinear. Its transpose
+# with respect to x is itself with the kernel `turned`: as fast as the forward pass, unlike JAX's
+# own transpose. `vmap` adds leading axes to x, or the same ones to x and the kernel.
 _conv3x3_p = Primitive("conv3x3")
 
 
@@ -76,7 +76,7 @@ def _compute(x: jax.Array, kernel: jax.Array, *, turned: bool, cpu: bool) -> jax
     height, width, channels = x.shape[-3:]
     filters = kernel.shape[-2 if turned else -1]
     algorithm: Algorithm = direct_conv3x3
-    if cpu and jnp.finfo(x.dtype).bits >= 32:  # the others are not exact enough for fewer
+    if cpu and jnp.finfo(x.dtype).bits >= 32:  # the others are too inexact in half precision
         algorithm = _fastest_on_cpu(height, width, channels, filters)
     if turned:
         algorithm = partial(_turned, algorithm)
@@ -129,7 +129,7 @@ def _abstract(x: Any, kernel: Any, *, turned: bool) -> Any:
 
 
 def _evaluate(x: jax.Array, kernel: jax.Array, *, turned: bool) -> jax.Array:
-    with jax.disable_jit(False):  # a primitive is compiled in any case, as JAX's own are
+    with jax.disable_jit(False):  # JAX's own primitives are compiled even then
         return _compiled(x, kernel, turned=turned)
 
 
@@ -144,14 +144,14 @@ for _platform in (None, "cpu"):
 
 
 def direct_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`conv3x3` as XLA does it."""
+    """Compute `conv3x3` by XLA's own convolution."""
     return jax.lax.conv_general_dilated(
         x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )[0]
 
 
 def patches_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`conv3x3` as the product of the matrix of all 3×3 patches with that of the kernel."""
+    """Compute `conv3x3` as a matrix product: all 3×3 patches times the kernel."""
     height, width, _ = x.shape
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
     patches = [padded[i : i + height, j : j + width] for i, j in _OFFSETS]
@@ -159,16 +159,16 @@ def patches_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`conv3x3` by tiles of 4×4 (Lavin & Gray 2016), to about 1e-5 of the largest value."""
+    """Compute `conv3x3` in 4×4 tiles (Lavin & Gray 2016), to about 1e-5 of the largest value."""
     height, width, channels = x.shape
     rows, columns = -(-height // 4), -(-width // 4)
     filters = kernel.shape[3]
     g = np.kron(_G, _G).astype(kernel.dtype) @ kernel.reshape(9, -1)
-    # One pixel of zeros before, at least one behind, and as many as make up whole tiles.
+    # Pad with one pixel of zeros before, and after with one or more, up to whole tiles.
     x = jnp.pad(x, ((1, 4 * rows + 3 - height), (1, 4 * columns + 3 - width), (0, 0)))
     x = x.reshape(rows + 1, 4, 4 * columns + 4, channels)
     d = _combine(_BT, [*jnp.moveaxis(x[:-1], 1, 0), *jnp.moveaxis(x[1:, :2], 1, 0)])
-    # Else XLA computes each row of tiles six times over, within each of its columns.
+    # Without the barrier, XLA computes each row of tiles six times, once for each column.
     d = jax.lax.optimization_barrier(jnp.stack(d))
     d = d.reshape(6, rows, columns + 1, 4, channels)
     d = _combine(_BT, [*jnp.moveaxis(d[:, :, :-1], 3, 0), *jnp.moveaxis(d[:, :, 1:, :2], 3, 0)])
@@ -179,7 +179,7 @@ def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _combine(matrix: np.ndarray[Any, Any], parts: list[jax.Array]) -> list[jax.Array]:
-    """The product of a small constant matrix with a column of arrays, written out."""
+    """Multiply a small constant matrix by a column of arrays, skipping zeros."""
     zero = jnp.zeros_like(parts[0])
     return [
         sum((float(a) * part for a, part in zip(row, parts, strict=True) if a), start=zero)

@@ -1,4 +1,4 @@
-"""Devices: lanes on a mesh, the memory that they need, and the shares of several processes."""
+"""Lanes on a mesh of devices, the memory they need, and the shares of several processes."""
 
 import math
 import socket
@@ -16,28 +16,28 @@ from jaxnst.scales import Lift
 
 T = TypeVar("T")
 
-LANES = "lanes"  #: the axis of a mesh along which lanes are spread
+LANES = "lanes"  #: the axis of the mesh over which lanes are spread
 
-#: Part of the free memory that lanes may take: the host wants copies of images now and then.
+#: Part of the free memory that lanes may take. The rest is for copies of images and the like.
 _SHARE = 0.7
 
-Axes = Any  #: as `in_axes` of `jax.vmap`: 0 for what has lanes, None for what is shared
+Axes = Any  #: like `in_axes` of `jax.vmap`: 0 for leaves with lanes, None for shared ones
 
 
 # --- Lanes on a mesh ------------------------------------------------------------------------------
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """Return a mesh whose one axis is that of lanes."""
+    """Return a mesh whose only axis is that of lanes."""
     return Mesh(np.array(devices), (LANES,))
 
 
 @lru_cache(maxsize=64)
 def lanes_on(mesh: Mesh) -> Lift:
-    """Return a `lift` that makes a pure function the program for lanes, spread over a mesh.
+    """Return a `lift` that compiles a pure function for lanes spread over a mesh.
 
-    The devices share nothing but replicated inputs: under `shard_map` each runs its own lanes, and
-    no program has a collective in it.
+    Under `shard_map` each device runs its own lanes. Devices share only replicated inputs, and
+    programs contain no collectives.
     """
 
     @lru_cache(maxsize=64)
@@ -49,7 +49,7 @@ def lanes_on(mesh: Mesh) -> Lift:
             mesh=mesh,
             in_specs=specs(axes),
             out_specs=PartitionSpec(LANES),
-            check_vma=False,  # loops that begin with constants would have to name the mesh
+            check_vma=False,  # it rejects loops whose carry starts from constants
         )
         return jax.jit(mapped, donate_argnums=donate)
 
@@ -57,7 +57,7 @@ def lanes_on(mesh: Mesh) -> Lift:
 
 
 def specs(axes: Axes) -> Any:
-    """Return the partitions of arguments on a mesh: split by lanes, or the same everywhere."""
+    """Return the partitions of arguments on a mesh: split by lanes, or replicated."""
     return jax.tree.map(
         lambda axis: PartitionSpec() if axis is None else PartitionSpec(LANES),
         axes,
@@ -104,14 +104,14 @@ def free_memory(devices: Sequence[jax.Device]) -> int:
 
 
 def group_size(count: int, lane_batch: int, num_devices: int) -> int:
-    """Return the lanes of each group: groups of one size share a program and need little filling.
+    """Return how many lanes each group has, so that groups are equal and need little padding.
 
     Args:
-        count: lanes in all.
-        lane_batch: lanes that may run at once.
-        num_devices: over which a group is spread evenly.
+        count: number of lanes in all.
+        lane_batch: number of lanes that may run at once.
+        num_devices: number of devices over which a group is spread evenly.
     """
-    most = lane_batch // num_devices  # lanes of a device
+    most = lane_batch // num_devices  # lanes per device
     groups = math.ceil(count / (most * num_devices))
     return math.ceil(count / groups / num_devices) * num_devices
 
@@ -122,14 +122,14 @@ def group_size(count: int, lane_batch: int, num_devices: int) -> int:
 def join_processes(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Join the other processes; call it before anything is computed.
+    """Join the other processes of a job. Call this before any computation.
 
-    Under SLURM, Open MPI and Kubernetes and on Cloud TPUs, JAX finds out what is not given.
+    Under SLURM, Open MPI and Kubernetes and on Cloud TPUs, JAX detects arguments left out.
 
     Args:
         coordinator: "host:port" of process 0, with a free port.
-        num_processes: how many there are.
-        process_id: which one this is, from 0.
+        num_processes: number of processes.
+        process_id: index of this process, from 0.
 
     Raises:
         ValueError: the port is missing, or the process_id is out of range.
@@ -163,7 +163,7 @@ def _wait_for(coordinator: str, seconds: float = 120) -> None:
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """Return this process's share: every n-th item, so that similar work is spread evenly."""
+    """Return this process's share: every n-th item, which spreads similar neighbours."""
     return items[jax.process_index() :: jax.process_count()]
 
 

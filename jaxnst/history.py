@@ -1,4 +1,4 @@
-"""What a run evaluated, as arrays by name: evaluation, loss, each term, and further rows."""
+"""The history of a run: arrays by name, with an entry for each evaluation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,11 @@ History = dict[str, Array]
 
 
 def history_of(infos: Sequence[Info], **constants: float) -> History:
-    """Return what a chunk evaluated as arrays, the axis of evaluations after that of lanes.
+    """Return the history of a chunk. The axis of evaluations comes after that of lanes.
 
     Args:
         infos: one for each step, on the host.
-        **constants: further rows, the same for all evaluations, such as seconds.
+        **constants: further rows, each with one value for all evaluations, such as seconds.
     """
     evaluation = np.stack([info.evaluation for info in infos], axis=-1)
     axis = evaluation.ndim - 1
@@ -28,9 +28,9 @@ def history_of(infos: Sequence[Info], **constants: float) -> History:
 
 
 def join(histories: Sequence[History]) -> History:
-    """Return histories one after another, without the steps at which a state was frozen.
+    """Concatenate histories, leaving out the steps at which a state was frozen.
 
-    Where a lane made fewer evaluations than others, the rest of its row has evaluation 0 and nan.
+    If a lane made fewer evaluations than others, the rest of its row has evaluation 0 and NaN.
     """
     axis = histories[0]["evaluation"].ndim - 1
     rows = {

@@ -1,6 +1,6 @@
-"""Groups of lanes: many transfers at once, as many as memory allows, over all devices.
+"""Many transfers at once, over all devices, in groups that fit in memory.
 
-A *lane* is one transfer. Lanes of a group run by one program, and have pictures of one shape.
+A *lane* is one transfer. The lanes of a group run in one program and have pictures of one shape.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,29 +19,20 @@ from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status
 from jaxnst.pyramid import resize
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import (
-    Lift,
-    Problem,
-    advance,
-    begin,
-    finish,
-    once,
-    run_scales,
-    schedule,
-)
+from jaxnst.scales import Lift, Problem, advance, begin, finish, once, run_scales, schedule
 from jaxnst.transfer import TransferResult
 
-Pick = Callable[[int], Problem]  #: from the number of a lane to its problem
+Pick = Callable[[int], Problem]  #: returns the problem of the lane of this index
 
 
 @dataclass(frozen=True)
 class SweepResult(Sequence[TransferResult]):
-    """What `sweep` returns: the results of all lanes, stacked, or one by one as a sequence.
+    """The results of a `sweep`: stacked in its attributes, or one by one as a sequence.
 
     Attributes:
         image: (L, H, W, 3) in [0, 1].
         status: (L,), each a `Status`.
-        history: arrays (L, n) as in `TransferResult`. Where a lane made fewer evaluations than
+        history: arrays (L, n) as in `TransferResult`. If a lane made fewer evaluations than
             others, the rest of its row has evaluation 0; `results[i].history` leaves it out.
     """
 
@@ -68,15 +59,15 @@ class SweepResult(Sequence[TransferResult]):
 
 
 class SweepProgress(NamedTuple):
-    """The record that a callback of `sweep` is given after each chunk."""
+    """The record passed to a callback of `sweep` after each chunk."""
 
-    lanes: range  #: those that run now
+    lanes: range  #: the indices of those that run now
     num_lanes: int  #: in all
-    progress: Progress  #: its arrays have the lanes that run now as their first axis
+    progress: Progress  #: of these lanes, the first axis of its arrays
 
 
 def lane_axes(*, content: bool, style: bool) -> Any:
-    """Return a `Problem` of axes: 0 for fields that have an axis of lanes, None for shared ones."""
+    """Return a `Problem` of axes: 0 for fields with an axis of lanes, None for shared ones."""
     axes: dict[str, Any] = dict.fromkeys(("start", "weights", "optimizer"), 0)
     axes |= {"content": 0 if content else None, "style": 0 if style else None}
     return Problem._make(axes.get(name) for name in Problem._fields)
@@ -92,11 +83,11 @@ def run_lanes(
     devices: Sequence[jax.Device] | None = None,
     callback: Callable[[SweepProgress], object] | None = None,
 ) -> Iterator[tuple[range, SweepResult]]:
-    """Run lanes group by group, and yield which lanes of a group are done and their results.
+    """Run lanes group by group, and yield the lanes of each group with their results.
 
     Args:
-        pick: the problem of each lane; all have the same shapes.
-        count: how many lanes there are.
+        pick: returns the problem of a lane; all have the same shapes.
+        count: number of lanes.
         config: the recipe.
         axes: from `lane_axes`.
         lane_batch: as in `sweep`.
@@ -121,13 +112,13 @@ def run_lanes(
     stopped = False
     for start in range(0, count, size):
         lanes = range(start, min(start + size, count))
-        # The last lane stands in for those that the last group lacks.
+        # The last lane is repeated to fill the last group.
         problems = [pick(min(lane, count - 1)) for lane in range(start, start + size)]
         if stopped:
             first = [resize(jnp.asarray(p.start), *shape) for p in problems[: len(lanes)]]
             yield lanes, SweepResult(np.stack(first), np.full(len(lanes), Status.INTERRUPTED), {})
             continue
-        if size == 1:  # without an axis of lanes: the very programs of a single transfer
+        if size == 1:  # no axis of lanes: the programs of `style_transfer`
             problem, lift, group_axes = jax.device_put(problems[0], devices[0]), once, None
         else:
             problem, lift, group_axes = _stacked(problems, axes), lanes_on(mesh), axes
@@ -150,7 +141,7 @@ def _report(
 
 
 def _stacked(problems: Sequence[Problem], axes: Any) -> Problem:
-    """Return the problem of a group of lanes, on the host."""
+    """Stack the problems of a group of lanes, on the host."""
 
     def stack(axis: int | None, *parts: Any) -> Any:
         if axis is None:
@@ -161,7 +152,7 @@ def _stacked(problems: Sequence[Problem], axes: Any) -> Problem:
 
 
 def _by_lanes(tree: Any, size: int, count: int) -> Any:
-    """Return results on the host by lanes, without those that only fill up a group."""
+    """Return results on the host with an axis of lanes, without the lanes that fill a group."""
     if isinstance(tree, dict):  # jax.tree.map would sort the names
         return {name: _by_lanes(part, size, count) for name, part in tree.items()}
     if isinstance(tree, tuple):
@@ -170,19 +161,9 @@ def _by_lanes(tree: Any, size: int, count: int) -> Any:
 
 
 def _rows(progress: Progress, size: int, count: int) -> Progress:
-    loss, terms, x, history, status, done = _by_lanes(
-        (
-            progress.loss,
-            progress.terms,
-            progress.x,
-            progress.history,
-            progress.status,
-            progress.done,
-        ),
-        size,
-        count,
-    )
-    return progress._replace(loss=loss, terms=terms, x=x, history=history, status=status, done=done)
+    names = ("loss", "terms", "x", "history", "status", "done")
+    rows = {name: _by_lanes(getattr(progress, name), size, count) for name in names}
+    return progress._replace(**rows)
 
 
 def _lanes_that_fit(
@@ -192,7 +173,7 @@ def _lanes_that_fit(
     config: TransferConfig,
     devices: Sequence[jax.Device],
 ) -> int:
-    """Return how many lanes fit into the memory of the devices at once, at least one on each."""
+    """Return how many lanes fit in the devices' memory at once, at least one per device."""
     mesh = make_mesh(devices)
     size, lift = group_size(count, max(count, mesh.size), mesh.size), lanes_on(mesh)
 

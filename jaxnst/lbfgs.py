@@ -1,4 +1,4 @@
-"""L-BFGS (Liu & Nocedal 1989) as an optax transformation, of which one update is one evaluation."""
+"""L-BFGS (Liu & Nocedal 1989) as an optax transformation with one evaluation per update."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,24 +15,24 @@ from jaxtyping import Array, Float
 
 
 class Pairs(NamedTuple):
-    """Curvature pairs, a ring: leaves of `s` and `y` have a leading axis of the memory's length."""
+    """Curvature pairs in a ring buffer: leaves of `s` and `y` have a leading axis `memory` long."""
 
     s: Any  #: differences of points
     y: Any  #: differences of gradients
     rho: jax.Array  #: 1 / sᵀy of each pair, 0 for an empty slot
-    kept: jax.Array  #: pairs ever kept
-    scale: jax.Array  #: sᵀy / yᵀMy of the newest pair, by which the preconditioner M is multiplied
+    kept: jax.Array  #: number of pairs kept so far, overwritten ones included
+    scale: jax.Array  #: sᵀy / yᵀMy of the newest pair, the factor of the preconditioner M
 
 
 class LbfgsState(NamedTuple):
-    """The last accepted point, the step on trial from there, and the curvature pairs."""
+    """The last accepted point, the step being tried from it, and the curvature pairs."""
 
-    x: Any  #: last accepted point, its gradient and its value (the largest number before the first)
-    grad: Any
-    value: jax.Array
-    direction: Any  #: the search direction from there, the slope along it, and the step on trial
-    slope: jax.Array
-    step: jax.Array
+    x: Any  #: last accepted point
+    grad: Any  #: its gradient
+    value: jax.Array  #: its value; the largest number if no point was accepted yet
+    direction: Any  #: the search direction from there
+    slope: jax.Array  #: the derivative along it
+    step: jax.Array  #: the multiple of it being tried
     pairs: Pairs
 
 
@@ -50,39 +50,38 @@ def lbfgs(
     preconditioner: Callable[[Any], Any] | None = None,
     initial_scaling: Any = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Return L-BFGS of which one update is one evaluation, accepted or not.
+    """Return L-BFGS with one evaluation per update, accepted or not.
 
-    Each update looks at the point just evaluated. If its value is finite and low enough (Armijo),
-    it is accepted and the next point is proposed along a new direction; if not, the next proposal
-    is nearer to the last accepted point. A pair with sᵀy ≤ 0 is dropped, so that a direction
-    always descends and an accepted value never exceeds an earlier one. (`optax.scale_by_lbfgs`
-    keeps pairs with sᵀy ≤ 0; without a line search it then climbs.)
+    If the value of the point just evaluated is finite and low enough (Armijo), the point is
+    accepted and the next one is proposed along a new direction; if not, the next one is closer to
+    the last accepted point. A pair with sᵀy ≤ 0 is dropped, so every direction descends and
+    accepted values never rise. (`optax.scale_by_lbfgs` keeps it, and climbs without line searches.)
 
-    By default units are taken as they are: the first step has a 1-norm of `learning_rate`, as in
-    torch, and no step is limited. If the unit is known, as with pixels in [0, 1], `first_step` and
-    `max_step` save the evaluations that a tiny first step and the wild one after it cost.
+    By default the first step has a 1-norm of `learning_rate`, as in torch, and steps have no limit.
+    If the unit is known, as for pixels in [0, 1], `first_step` and `max_step` save the evaluations
+    lost on a tiny first step and an overlong second one.
 
-    Every number may be traced. With `optax.inject_hyperparams`, name what is not a number:
+    Every number may be traced. With `optax.inject_hyperparams`, pass
     `static_args=("memory", "preconditioner")`.
 
     Args:
         learning_rate: the step tried first along each direction.
-        memory: how many pairs are kept; each costs two points of space.
-        armijo: the share of the promised decrease that a point must reach.
-        first_step: root mean square of the first step, and of every step that no pair can measure;
-            None for a 1-norm of `learning_rate`.
+        memory: number of pairs kept; each takes the memory of two points.
+        armijo: fraction of the predicted decrease that a point must reach.
+        first_step: root mean square of the first step and of any without pairs to measure it; None
+            for a 1-norm of `learning_rate`.
         max_step: root mean square that no step exceeds; None for no limit.
         preconditioner: M, a symmetric positive definite linear map of trees like `params`; None for
-            the identity. The inverse Hessian begins as H₀ = initial_scaling · (sᵀy / yᵀMy) · M. It
-            is L-BFGS in z with x = M^½ z: what M enlarges is easy to change.
-        initial_scaling: of H₀. sᵀy / yᵀMy of the newest pair is a short estimate, made by the
-            stiffest directions alone; if many are soft, 2 goes further.
+            the identity. The initial inverse Hessian is H₀ = initial_scaling · (sᵀy / yᵀMy) · M.
+            This is L-BFGS in z with x = M^½ z: what M enlarges changes easily.
+        initial_scaling: factor of H₀. The stiffest directions dominate sᵀy / yᵀMy, which makes it
+            small; if many directions are soft, 2 goes further.
 
     Returns:
-        An optax transformation whose `update` wants `params` and `value=`.
+        An optax transformation whose `update` takes `params` and `value=`.
 
     Raises:
-        TypeError: `memory` is traced or no integer.
+        TypeError: `memory` is traced or not an integer.
         ValueError: `memory`, `first_step`, `max_step` or `initial_scaling` is not positive.
 
     >>> import jax, jax.numpy as jnp, optax
@@ -112,7 +111,7 @@ def lbfgs(
 
     def init_fn(params: Any) -> LbfgsState:
         dtype = _scalar_dtype(params)
-        zero = jnp.zeros((), dtype)
+        zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
         ring = jax.tree.map(lambda leaf: jnp.zeros((memory, *leaf.shape), leaf.dtype), params)
         return LbfgsState(
             x=params,
@@ -121,13 +120,7 @@ def lbfgs(
             direction=optax.tree.zeros_like(params),
             slope=zero,
             step=zero,
-            pairs=Pairs(
-                s=ring,
-                y=ring,
-                rho=jnp.zeros(memory, dtype),
-                kept=jnp.zeros((), jnp.int32),
-                scale=jnp.ones((), dtype),
-            ),
+            pairs=Pairs(ring, ring, jnp.zeros(memory, dtype), jnp.zeros((), jnp.int32), one),
         )
 
     def update_fn(
@@ -143,7 +136,7 @@ def lbfgs(
         decrease = jnp.asarray(armijo).astype(dtype) * state.step * state.slope
         accepted = jnp.isfinite(value) & _all_finite(updates) & (value <= state.value + decrease)
         step = _shorter(state, value)
-        # Cut again and again in vain: the pairs are wrong about this place. Forget them.
+        # Many cuts did not help, so the pairs do not fit this place: forget them.
         forget = ~accepted & (step < 1e-6 * rate) & state.pairs.rho.any()
 
         s = jax.tree.map(jnp.subtract, params, state.x)
@@ -179,18 +172,18 @@ def lbfgs(
 def spectral_preconditioner(gradient: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
     """Divide each spatial frequency f, in cycles a pixel, by f + 0.01; the mean divisor is 1.
 
-    A symmetric positive definite linear map, for `lbfgs(preconditioner=…)`. The spectrum of natural
-    pictures falls about as 1/f, and so do the changes that a style asks of them, while a gradient
-    by pixels is loudest at the finest frequencies. Olah et al. (2017, "Feature visualization")
-    optimise the Fourier coefficients divided by f for the same reason. The cosine transform,
-    unlike Fourier's, does not tie one edge of the picture to the opposite one.
+    This is a symmetric positive definite linear map for `lbfgs(preconditioner=…)`. The spectrum of
+    natural pictures falls roughly as 1/f, as do the changes that a style requires, but a gradient
+    with respect to pixels is strongest at the finest frequencies. For the same reason Olah et al.
+    (2017, "Feature visualization") optimise Fourier coefficients divided by f. Unlike Fourier's,
+    the cosine transform does not connect opposite edges of the picture.
 
     Args:
         gradient: (H, W, C); each channel is transformed by itself.
 
     >>> import jax.numpy as jnp
     >>> flat = spectral_preconditioner(jnp.ones((8, 8, 3)))
-    >>> bool(flat[0, 0, 0] > 1)  # what is the same everywhere is easy to change
+    >>> bool(flat[0, 0, 0] > 1)  # uniform changes are enlarged
     True
     """
     height, width = gradient.shape[:2]
@@ -202,50 +195,45 @@ def spectral_preconditioner(gradient: Float[Array, "h w c"]) -> Float[Array, "h 
 
 
 def _shorter(state: LbfgsState, value: jax.Array) -> jax.Array:
-    """The step to try after a refused one: least of a parabola, within 1/10 and 1/2 of the old."""
-    # Guarded before the division, so that derivatives through a whole run are finite too.
+    """Return the step after a refused one: a parabola's minimum, 1/10 to 1/2 of the refused."""
+    # Guard before the division, so that derivatives through a whole run are finite too.
     finite = jnp.isfinite(value) & (state.value < jnp.finfo(state.value.dtype).max)
-    zero = jnp.zeros_like(value)
     drop = -state.step * state.slope
-    rise = jnp.where(finite, value, zero) - jnp.where(finite, state.value, zero) + drop
-    parabola = 0.5 * drop / jnp.where(rise > 0, rise, jnp.ones_like(rise))
-    return state.step * jnp.clip(jnp.where(finite, parabola, zero), 0.1, 0.5)
+    rise = jnp.where(finite, value, 0) - jnp.where(finite, state.value, 0) + drop
+    parabola = 0.5 * drop / jnp.where(rise > 0, rise, 1)
+    return state.step * jnp.clip(jnp.where(finite, parabola, 0), 0.1, 0.5)
 
 
 def _push(pairs: Pairs, s: Any, y: Any, my: Any, *, keep: jax.Array) -> Pairs:
-    """Put a pair into the ring if `keep` and if it has positive curvature."""
+    """Store a pair in the ring if `keep` and if its curvature is positive."""
     sy, yy, ymy = _dot(s, y), _dot(y, y), _dot(y, my)
-    # sᵀy > 0 but for rounding, as an angle, so that the units of x do not matter.
+    # sᵀy > 0 beyond rounding, tested as an angle, so that the units of x do not matter.
     keep = keep & (sy > jnp.finfo(sy.dtype).eps * jnp.sqrt(_dot(s, s)) * jnp.sqrt(yy))
     slot = pairs.kept % len(pairs.rho)
 
     def put(ring: jax.Array, new: jax.Array) -> jax.Array:
-        # Writes one slot in place; a `where` over the whole ring would copy it each time.
+        # This writes one slot in place; a `where` over the whole ring would copy all of it.
         return ring.at[slot].set(jnp.where(keep, new, ring[slot]))
-
-    one = jnp.ones_like(sy)
 
     return Pairs(
         s=jax.tree.map(put, pairs.s, s),
         y=jax.tree.map(put, pairs.y, y),
-        rho=put(pairs.rho, 1 / jnp.where(keep, sy, one)),
+        rho=put(pairs.rho, 1 / jnp.where(keep, sy, 1)),
         kept=pairs.kept + keep,
-        scale=jnp.where(keep, sy / jnp.where(keep, ymy, one), pairs.scale),
+        scale=jnp.where(keep, sy / jnp.where(keep, ymy, 1), pairs.scale),
     )
 
 
 def _descent(
     grad: Any, pairs: Pairs, preconditioner: Callable[[Any], Any]
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """Return the direction, the slope along it, and whether no pair measures its length."""
+    """Return the direction, the slope along it, and whether no pair determines its length."""
     direction = _scaled(-1.0, _inverse_hessian_times(grad, pairs, preconditioner))
     slope = _dot(grad, direction)
     spoilt = ~(slope < 0)  # by rounding
-    return (
-        _where(spoilt, _scaled(-1.0, grad), direction),
-        jnp.where(spoilt, -_dot(grad, grad), slope),
-        spoilt | ~pairs.rho.any(),
-    )
+    direction = _where(spoilt, _scaled(-1.0, grad), direction)
+    slope = jnp.where(spoilt, -_dot(grad, grad), slope)
+    return direction, slope, spoilt | ~pairs.rho.any()
 
 
 def _inverse_hessian_times(grad: Any, pairs: Pairs, preconditioner: Callable[[Any], Any]) -> Any:
@@ -270,19 +258,18 @@ def _inverse_hessian_times(grad: Any, pairs: Pairs, preconditioner: Callable[[An
 
 
 def _scalar_dtype(x: Any) -> Any:
-    """Return the type of sums over a tree: float32 or better, and no worse than any leaf."""
+    """Return the dtype of sums over a tree: at least float32, and as wide as any leaf."""
     return jnp.promote_types(optax.tree.dtype(x, "promote"), jnp.float32)
 
 
 def _sum(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:
     dtype = _scalar_dtype(trees[0])
     sums = jax.tree.map(lambda *leaves: jnp.sum(function(*leaves)).astype(dtype), *trees)
-    total: jax.Array = jax.tree.reduce(jnp.add, sums)
-    return total
+    return jax.tree.reduce(jnp.add, sums)
 
 
 def _dot(x: Any, y: Any) -> jax.Array:
-    # A sum of products and not a matrix product, which has low precision on some accelerators.
+    # Not a matrix product, which has low precision on some accelerators.
     return _sum(jnp.multiply, x, y)
 
 
@@ -292,7 +279,7 @@ def _norm1(x: Any) -> jax.Array:
 
 
 def _rms(x: Any) -> jax.Array:
-    # Guarded before the root, so that the derivative at zero is finite.
+    # Guard before the root, so that the derivative at zero is finite.
     square = _dot(x, x)
     return jnp.sqrt(jnp.maximum(square / optax.tree.size(x), jnp.finfo(square.dtype).tiny))
 

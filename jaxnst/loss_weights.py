@@ -18,7 +18,7 @@ class LossWeights(NamedTuple):
 
     @classmethod
     def ones(cls, objective: Any) -> "LossWeights":
-        """Return 1 for every term of an `Objective` and for each of its layers.
+        """Return weights of 1 for every term of an `Objective` and for each of its layers.
 
         >>> import jaxnst
         >>> weights = LossWeights.ones(jaxnst.Objective({"tv": jaxnst.Penalty()}))
@@ -31,7 +31,7 @@ class LossWeights(NamedTuple):
         )
 
     def replace(self, **scales: Any) -> "LossWeights":
-        """Return the weights with other scales: `weights.replace(style=1e3)`.
+        """Return the weights with some scales replaced: `weights.replace(style=1e3)`.
 
         Raises:
             TypeError: there is no term of that name.
@@ -41,7 +41,7 @@ class LossWeights(NamedTuple):
         return self._replace(scales={**self.scales, **new})
 
     def replace_layers(self, **layers: Mapping[str, Any]) -> "LossWeights":
-        """Return the weights with others for some layers: `replace_layers(style={"relu5_1": 9})`.
+        """Return the weights with some layers replaced: `replace_layers(style={"relu5_1": 9})`.
 
         Raises:
             TypeError: there is no term of that name.
@@ -66,12 +66,12 @@ class LossWeights(NamedTuple):
             )
 
     def check(self, layers: Mapping[str, tuple[str, ...]]) -> None:
-        """Raise ValueError unless there is a weight for just these layers of these terms."""
+        """Raise ValueError unless the weights are for exactly these layers of these terms."""
         for kind, names in (("scales", self.scales), ("layers", self.layers)):
             if set(names) != set(layers):
                 raise ValueError(
-                    f"the {kind} of the weights are of {', '.join(names) or 'nothing'}, but the "
-                    f"objective has the terms {', '.join(layers)}: begin with LossWeights.ones"
+                    f"the weights have {kind} for {', '.join(names) or 'nothing'}, but the "
+                    f"objective has the terms {', '.join(layers)}: start from LossWeights.ones"
                 )
         for name, wanted in layers.items():
             if set(self.layers[name]) != set(wanted):
@@ -82,7 +82,7 @@ class LossWeights(NamedTuple):
 
 
 def _array_of_list(value: Any) -> Any:
-    # A list of numbers is an axis of lanes, but to JAX it would be a tree of numbers.
+    # A list of numbers means an axis of lanes, but JAX would take it for a tree.
     return np.asarray(value) if isinstance(value, list | tuple) else value
 
 

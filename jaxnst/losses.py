@@ -1,7 +1,7 @@
 """Statistics of features, distances between them, and penalties: arrays only, never the network.
 
-A statistic is a mean over positions, which `where` weights: 1 counts a position, 0 leaves it out.
-Without `where`, all positions count alike.
+A statistic is a mean over positions, weighted by `where`: 1 counts a position, 0 leaves it out.
+Without `where`, all positions count equally.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ Where = Float[Array, "h w"] | None
 
 
 def gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:
-    """Return the mean over positions of the products of every two channels.
+    """Return the mean over positions of the product of each pair of channels.
 
     Gatys et al. 2016, equation 3, divided by the number of positions, so that it does not depend
     on the size of the picture.
@@ -39,10 +39,10 @@ def gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[A
 
 
 def raw_gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:
-    """Return the sum over positions of the products of every two channels.
+    """Return the sum over positions of the product of each pair of channels.
 
     Gatys et al. 2016, equation 3: G_ij = Σ_k F_ik F_jk. It grows with the number of positions, so
-    that pictures of different sizes cannot be compared by it; `gram_matrix` can.
+    it cannot compare pictures of different sizes; `gram_matrix` can.
 
     Args:
         features: (h, w, c) of one layer.
@@ -74,15 +74,15 @@ def _products(features: jax.Array) -> jax.Array:
 def _products_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    # The two factors are equal, so one product gives the change by both, and so does its
-    # transpose. JAX's own rule makes two products.
+    # Both factors are `features`, so the tangent is one product plus its transpose. JAX's own
+    # rule would compute two products.
     (features,), (change,) = primals, tangents
     half = _sum_products(change, features)
     return _products(features), half + half.T
 
 
 def _sum_products(x: jax.Array, y: jax.Array) -> jax.Array:
-    # An einsum over positions and not a reshape: it stays local if rows lie on many devices.
+    # An einsum rather than a reshape, so that rows on different devices are summed where they are.
     return jnp.einsum(
         "hwi,hwj->ij",
         x,
@@ -130,7 +130,8 @@ def total_variation(image: Float[Array, "h w c"], where: Where = None) -> Float[
 
     Args:
         image: (H, W, C).
-        where: (H, W) weights of the pixels; a difference counts by the product of both its pixels'.
+        where: (H, W) weights of the pixels; a difference has the product of its two
+            pixels' weights.
 
     Raises:
         ValueError: `image` or `where` has another shape.
@@ -148,12 +149,12 @@ def total_variation(image: Float[Array, "h w c"], where: Where = None) -> Float[
 
 
 def _abs(x: jax.Array) -> jax.Array:
-    # The gradient of jnp.abs at 0 is 1, which would push flat areas; that of this is 0.
+    # At 0 the gradient of jnp.abs is 1, which would push flat areas. Here it is 0.
     return x * jnp.sign(x)
 
 
 def _accumulator(x: jax.Array) -> Any:
-    """Half-precision features are summed in float32: a Gram matrix overflows float16."""
+    """Return the type of sums: at least float32, since a Gram matrix overflows float16."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
@@ -175,7 +176,7 @@ def _mean(values: jax.Array, where: Where) -> jax.Array:
 
 
 def _count(values: jax.Array, where: Where) -> Any:
-    """The number of positions, or the sum of their weights; 1 for a region without area."""
+    """Return the number of positions, or the sum of their weights; 1 for an empty region."""
     if where is None:
         return values.shape[0] * values.shape[1]
     area = jnp.sum(where.astype(_accumulator(values)))

@@ -1,4 +1,4 @@
-"""The host's loop over a minimisation, which shows, times and stops what the device does."""
+"""The host's loop over a minimisation: it times, shows and stops what the device computes."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ from jaxnst.optimize import (
     step,
 )
 
-Chunk = tuple[State, list[Info], Any]  #: what `run` yields
+Chunk = tuple[State, list[Info], Any]  #: state, infos and status, which `run` yields
 
 _log = logging.getLogger(__name__)
 
@@ -33,29 +33,29 @@ MAX_STEPS = 10**8
 
 
 class Progress(NamedTuple):
-    """The record that a callback is given after each chunk of evaluations."""
+    """The record passed to a callback after each chunk of evaluations."""
 
     evaluation: int  #: evaluations made so far
     num_steps: int  #: evaluations asked for
     loss: Any  #: of the last evaluation: a float, or an array by lanes
-    terms: dict[str, Any]  #: the same of each term
+    terms: dict[str, Any]  #: likewise of each term
     seconds: float  #: since the run began
-    x: Any  #: the answer so far, see `outcome`
+    x: Any  #: the result so far, see `outcome`
     history: History  #: of all evaluations so far, as in `Result`
     status: Any  #: a `Status`, or an array of them by lanes
-    done: Any  #: whether nothing is left to do, or an array of that by lanes
-    state: Any  #: everything, valid until the run goes on: save or copy what is to be kept
+    done: Any  #: whether the run is finished, or an array by lanes
+    state: Any  #: the whole state; the next step reuses its buffers, so copy what you keep
 
 
 class Result(NamedTuple):
-    """What `minimize` returns."""
+    """The result of `minimize`."""
 
-    x: Any  #: the answer, see `outcome`
+    x: Any  #: the result, see `outcome`
     status: Status
     history: History  #: by evaluation: evaluation (from 1), seconds, loss, each term
 
 
-#: Evaluations that are dispatched ahead of the device at most.
+#: The largest number of evaluations that are dispatched ahead of the device.
 _MAX_CHUNK = 256
 
 
@@ -68,26 +68,26 @@ def run(
     every: int | None = None,
     seconds_per_chunk: float = 1.0,
 ) -> Iterator[tuple[State, list[Info], Array]]:
-    """Go on from `state` until `limit` evaluations are made in all: the host's loop.
+    """Continue from `state` until `limit` evaluations have been made in all.
 
-    It dispatches single steps, since XLA runs the body of a device's loop on one CPU thread.
-    Dispatch is asynchronous, so that an accelerator does not wait for the host.
+    Single steps are dispatched, because XLA runs the body of a loop on the device on one CPU
+    thread. Dispatch is asynchronous, so an accelerator does not wait for the host.
 
     Args:
-        advance: `step` as a compiled program; it may use the state up.
+        advance: `step` as a compiled program, which may donate the state's buffers.
         recover: `restart`, likewise.
         state: of one run, or of lanes with a leading axis.
-        limit: evaluations in all; lanes may differ.
-        every: ends a chunk at each multiple of so many evaluations.
-        seconds_per_chunk: about how long the host leaves the device alone.
+        limit: number of evaluations in all; it may differ between lanes.
+        every: also end a chunk at each multiple of this many evaluations.
+        seconds_per_chunk: about how long the device runs before the host looks again.
 
     Yields:
-        After each chunk the state, what each step evaluated, and the status.
+        After each chunk the state, the `Info` of each step, and the status.
     """
     evaluation, status = jax.device_get((state.evaluation, state.status))
     limit = np.broadcast_to(np.asarray(limit, np.int32), evaluation.shape)
     done, n, timed = int(evaluation.max()), 1, False
-    # After a restart, a lane has some evaluations to make up for.
+    # After a restart, a lane is some evaluations behind the others.
     while (alive := (status == Status.OK) & (evaluation < limit)).any():
         began, infos = time.perf_counter(), []
         left = int((limit - evaluation)[alive].max())
@@ -145,29 +145,29 @@ def minimize(
 ) -> Result:
     """Minimise a function from `x0` in exactly `num_steps` evaluations, or fewer if it converges.
 
-    Pass the same function again, and nothing is compiled again; what varies belongs into `args`. If
-    a step leads to a point that is not finite, the run goes back to its best point, takes steps
-    half as long from there, and says so in the log.
+    Calls with the same function share compiled programs, so pass what varies in `args`. If a step
+    leads to a point that is not finite, the run logs a warning, returns to its best point, and
+    takes steps half as long from there.
 
     Args:
         value_and_grad: `value_and_grad(x, *args)`, which can be jitted. It returns `(loss, grad)`,
             or `((loss, terms), grad)` as `jax.value_and_grad(…, has_aux=True)` does, where terms
-            are a pytree of arrays for the history. If it has a parameter `evaluation`, it is given
-            the number of evaluations before this one, by which a key can be folded in.
+            are a pytree of arrays for the history. A parameter `evaluation`, if it has one, gets
+            the number of evaluations before this one, for example to fold into a random key.
         x0: a pytree of floating arrays. It is not changed.
         *args: pytrees passed on to the function.
         optimizer: an optax transformation, `Adam(…)` or `Lbfgs(…)`, whose numbers are traced.
-        num_steps: how many evaluations.
-        callback: called after each chunk with a `Progress`; a true answer ends the run.
-        every: ends a chunk, and so calls the callback, at each multiple of so many evaluations.
-        seconds_per_chunk: about how long the host leaves the device alone.
+        num_steps: number of evaluations.
+        callback: called after each chunk with a `Progress`; if it returns true, the run ends.
+        every: also end a chunk, and so call the callback, at each multiple of this number.
+        seconds_per_chunk: about how many seconds pass between two calls of the callback.
 
     Returns:
-        A `Result`. Ctrl-C ends the run with what the last chunk brought and status INTERRUPTED.
+        A `Result`. Ctrl-C ends the run with the result of the last chunk and status INTERRUPTED.
 
     Raises:
-        TypeError: the optimiser wants to call the loss by itself, as line searches do.
-        ValueError: `num_steps` or `every` is no positive integer, or the loss is not one number.
+        TypeError: the optimiser has to call the loss itself, as line searches do.
+        ValueError: `num_steps` or `every` is not a positive integer, or the loss is not one number.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> def loss(x, target):
@@ -183,7 +183,7 @@ def minimize(
     optimizer = as_argument(optimizer)
     begin, advance, recover = _programs(value_and_grad)
     state = begin(x0, optimizer, args)
-    # `advance` uses its argument up, and `begin` may have handed on the caller's own buffers.
+    # `advance` donates the state's buffers, some of which may be the caller's own.
     state = jax.tree.map(partial(jnp.array, copy=True), state)
     chunks = run(
         lambda state: advance(state, num_steps, optimizer, args),
@@ -225,7 +225,10 @@ def _records(chunks: Iterator[Chunk], num_steps: int) -> Iterator[Progress]:
 def consume(
     records: Iterator[Progress], callback: Callable[[Progress], object] | None
 ) -> tuple[Progress, bool]:
-    """Return the last record of a run, and whether a true answer or Ctrl-C stopped it there."""
+    """Go through the records of a run, and return the last one and whether it was stopped there.
+
+    The callback stops a run by returning true, and so does Ctrl-C.
+    """
     last = None
     try:
         for last in records:

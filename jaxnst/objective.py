@@ -1,4 +1,4 @@
-"""What is minimised: the perceptual loss, a weighted sum of terms, and its targets."""
+"""The perceptual loss, a weighted sum of terms, and its targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,23 +23,23 @@ from jaxnst.vgg import (
     extract_features,
 )
 
-#: By the name of a term, what the image is compared with: a pytree of arrays.
+#: What each term, by name, compares the image with: a pytree of arrays.
 Targets = dict[str, Any]
 
-#: Other rows of a run's history, which no term may be called by.
+#: Names of the other rows of a run's history, which no term may have.
 RESERVED = ("evaluation", "seconds", "size", "loss")
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Objective:
-    """Named terms, and the network through which they look. A static node of pytrees.
+    """Named terms, and how VGG19 computes the features that they use. A static pytree node.
 
     Attributes:
-        terms: by name, in the order in which they are added up.
+        terms: by name, in the order in which they are summed.
         pooling: "max" as VGG19 was trained, "average" as Gatys et al. 2016 prefer.
-        dtype: of the activations, by name or as a dtype; sums are float32 or better in any case.
-            "float64" needs JAX's x64.
+        dtype: of the activations, by name or as a dtype; sums are always float32 or better.
+            "float64" needs JAX_ENABLE_X64.
 
     Raises:
         TypeError, ValueError: a term, a layer, the pooling or the dtype is not valid.
@@ -65,7 +65,7 @@ class Objective:
             raise TypeError(f"terms must be a dict of one or more by name, not {self.terms!r}")
         for name, term in self.terms.items():
             if name in RESERVED:
-                raise ValueError(f"a term must not be called {name!r}: a history has such a row")
+                raise ValueError(f"a term must not be called {name!r}: a history has that row")
             lacking = [x for x in ("describe", "measure", "score") if not hasattr(term, x)]
             if lacking:
                 raise TypeError(
@@ -82,12 +82,12 @@ class Objective:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """All layers of VGG19 at which a term looks."""
+        """The layers of VGG19 that the terms use."""
         return _network_layers(self.terms.values())
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The names of all sources that terms describe."""
+        """The names of the sources that the terms describe."""
         sources = [term.source for term in self.terms.values() if term.source is not None]
         return tuple(dict.fromkeys(sources))
 
@@ -100,7 +100,7 @@ def _network_layers(terms: Any) -> tuple[str, ...]:
 def _look(
     image: Any, regions: Any, params: Params, objective: Objective, layers: tuple[str, ...]
 ) -> tuple[Features, Regions]:
-    """Return the features of an image, itself among them, and its regions at their sizes."""
+    """Return the features of an image, with the image itself, and its regions in their sizes."""
     image = jnp.asarray(image)
     features = {"image": image} | extract_features(
         image, params, layers=layers, pooling=objective.pooling, dtype=objective.dtype
@@ -111,18 +111,18 @@ def _look(
 def compute_targets(
     sources: Mapping[str, Source], params: Params, *, objective: Objective
 ) -> Targets:
-    """Describe the sources: what the image will be compared with, by term.
+    """Compute the target of each term: its description of the sources.
 
     Args:
-        sources: by name, an image (H, W, 3) in [0, 1], a `Picture`, or a list of either, which is
-            blended by its shares; these are made to sum to 1. Statistics blend linearly, which for
-            squared distances has the gradient of the weighted sum of losses.
+        sources: by name, an image (H, W, 3) in [0, 1], a `Picture`, or a list of these to blend by
+            their shares, which are normalised to sum to 1. Statistics are blended linearly; for
+            squared distances that has the same gradient as the weighted sum of the losses.
         params: from `load_params`.
         objective: the terms.
 
     Raises:
-        TypeError, ValueError: a source that is missing or that no term wants, or a picture that
-            is none.
+        TypeError, ValueError: a source is missing, is not used by any term, or has an invalid
+            picture.
 
     >>> from pathlib import Path
     >>> import jaxnst
@@ -180,7 +180,7 @@ def perceptual_loss(
     objective: Objective,
     regions: Float[Array, "r h w"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
-    """Return the weighted sum of all terms (Gatys et al. 2016, equation 7, and what stands beside).
+    """Return the weighted sum of all terms, which extends Gatys et al. 2016, equation 7.
 
     Args:
         image: (H, W, 3), sRGB; nominally in [0, 1], but nothing is clipped.
@@ -195,7 +195,7 @@ def perceptual_loss(
         `(loss, terms)`: the terms, by name, are weighted and sum to the loss.
 
     Raises:
-        TypeError, ValueError: an image, weights or targets that do not fit the objective.
+        TypeError, ValueError: the image, weights or targets do not fit the objective.
 
     >>> import jax, jax.numpy as jnp, jaxnst
     >>> objective = Objective({"tv": jaxnst.Penalty()})
@@ -210,8 +210,8 @@ def perceptual_loss(
     weights.check({name: term.layers for name, term in objective.terms.items()})
     if set(targets) != set(objective.terms):
         raise ValueError(
-            f"the targets are of {', '.join(targets) or 'nothing'}, but the objective has the "
-            f"terms {', '.join(objective.terms)}: compute the targets with this objective"
+            f"the targets have the terms {', '.join(targets) or 'nothing'}, but the objective has "
+            f"{', '.join(objective.terms)}: compute the targets with this objective"
         )
     regions = checked_regions(regions, image.shape)
     dtype = jnp.promote_types(image.dtype, jnp.float32)
@@ -236,7 +236,9 @@ def loss_and_grad(
     objective: Objective,
     regions: Float[Array, "r h w"] | None = None,
 ) -> tuple[tuple[Float[Array, ""], dict[str, jax.Array]], Float[Array, "h w 3"]]:
-    """Return `perceptual_loss` and its gradient by the image: `((loss, terms), grad)`.
+    """Return `perceptual_loss` and its gradient with respect to the image.
+
+    The result is `((loss, terms), grad)`.
 
     Arguments and exceptions are those of `perceptual_loss`.
 

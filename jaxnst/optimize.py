@@ -21,9 +21,9 @@ ValueAndGrad = Callable[..., Any]
 
 
 class Status(enum.IntEnum):
-    """How a run stands."""
+    """The status of a run."""
 
-    OK = 0  #: every evaluation asked for was made
+    OK = 0  #: in progress, or all evaluations were made
     CONVERGED = 1  #: the optimiser no longer moves; later evaluations would repeat the last
     NON_FINITE = 2  #: the first loss was not finite, or smaller steps did not help
     INTERRUPTED = 3  #: stopped by Ctrl-C or by the callback
@@ -32,18 +32,18 @@ class Status(enum.IntEnum):
 
 
 class State(NamedTuple):
-    """A run as one pytree: it can be stopped anywhere and goes on to the same bits."""
+    """A run as one pytree: it can stop anywhere and then continue to the same bits."""
 
     x: Any  #: the next point to evaluate
-    opt_state: Any  #: the optimiser's
-    best_x: Any  #: the point of the least loss so far
-    best_loss: jax.Array  #: its loss, or the largest number before any was finite
-    average: Any  #: exponential moving average of the points, begun at 0
-    average_weight: jax.Array  #: the same of 1, by which `average` is to be divided
+    opt_state: Any  #: the optimiser's state
+    best_x: Any  #: the point with the least loss so far
+    best_loss: jax.Array  #: its loss, or the largest number if none was finite yet
+    average: Any  #: exponential moving average of the points, starting from 0
+    average_weight: jax.Array  #: the same average of the number 1, to divide `average` by
     decay: jax.Array  #: of the average, in [0, 1); 0 for none
-    step_scale: jax.Array  #: by which all steps are multiplied; each `restart` halves it
-    evaluation: jax.Array  #: how many evaluations were made
-    unmoved: jax.Array  #: how many proposals in a row did not move
+    step_scale: jax.Array  #: factor of all steps; each `restart` halves it
+    evaluation: jax.Array  #: number of evaluations made
+    unmoved: jax.Array  #: number of proposals in a row that did not move
     status: jax.Array  #: a `Status`; a state that is not OK is frozen
 
 
@@ -51,11 +51,11 @@ export.register_namedtuple_serialization(State, serialized_name="jaxnst.State")
 
 
 class Info(NamedTuple):
-    """What a step evaluated."""
+    """The evaluation that a step made."""
 
     evaluation: jax.Array  #: its number from 1, or 0 if the state was frozen
     loss: jax.Array
-    terms: dict[str, jax.Array]  #: by name; of nested terms, names are joined by a slash
+    terms: dict[str, jax.Array]  #: by name; names of nested terms are joined by slashes
 
 
 export.register_namedtuple_serialization(Info, serialized_name="jaxnst.Info")
@@ -64,7 +64,7 @@ export.register_namedtuple_serialization(Info, serialized_name="jaxnst.Info")
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Static:
-    """An optax transformation as an argument of a jitted function."""
+    """An optax transformation as a static argument of a jitted function."""
 
     transformation: optax.GradientTransformation
 
@@ -73,8 +73,8 @@ def make_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     """Return the optax transformation of an optimiser.
 
     Args:
-        optimizer: an optax transformation, or settings of one: a pytree, whose leaves may be
-            traced, with a method `make()` that returns one, such as `jaxnst.Adam`.
+        optimizer: an optax transformation, or settings of one, such as `jaxnst.Adam`: a pytree,
+            whose leaves may be traced, with a method `make()` that returns one.
     """
     if isinstance(optimizer, Static):
         optimizer = optimizer.transformation
@@ -83,7 +83,7 @@ def make_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
 
 
 def as_argument(optimizer: Any) -> Any:
-    """Return an optimiser as a pytree, to be handed to a jitted function."""
+    """Return an optimiser as a pytree, which jitted functions can take."""
     return optimizer if hasattr(optimizer, "make") else Static(optimizer)
 
 
@@ -102,7 +102,7 @@ def _evaluate(
     terms = {_name(path) or "aux": jnp.asarray(leaf) for path, leaf in leaves}
     if taken := terms.keys() & {"evaluation", "seconds", "loss"}:
         raise ValueError(
-            f"a term must not be called {sorted(taken)[0]!r}: the history has such a row"
+            f"a term must not be called {sorted(taken)[0]!r}: the history has that row"
         )
     return jnp.asarray(loss), terms, grad
 
@@ -134,17 +134,15 @@ def init(
         x0: a pytree of floating arrays.
         *args: pytrees passed on to the function.
         optimizer: an optax transformation, `Adam(…)` or `Lbfgs(…)`.
-        average: decay of the moving average of the points, in [0, 1); 0 for none; None for what the
-            optimiser's settings say.
-        evaluation: how many evaluations were made before, if this goes on from another run's end.
+        average: decay of the moving average of the points, in [0, 1); 0 for none; None for that in
+            the optimiser's settings.
+        evaluation: number of evaluations made before, if this continues another run.
 
     Raises:
         ValueError: the loss is not one number.
     """
     count = jnp.asarray(evaluation, jnp.int32)
-    loss, _, _ = jax.eval_shape(
-        lambda x, count, args: _evaluate(value_and_grad, x, count, args), x0, count, args
-    )
+    loss, _, _ = jax.eval_shape(partial(_evaluate, value_and_grad), x0, count, args)
     if average is None:
         average = getattr(optimizer, "average", 0.0)
     dtype = loss.dtype
@@ -169,21 +167,21 @@ def step(
     """Evaluate the state's point and propose the next one. Pure.
 
     A state that has stopped is frozen by `where`, so that lanes under `vmap` never wait for each
-    other. (A `cond` would save its evaluation, but XLA runs a convolution inside control flow on
-    one CPU thread.) The optimiser's state alone is not frozen: it is large, and no longer needed.
+    other. (A `cond` would save the evaluation, but XLA runs a convolution inside control flow on
+    one CPU thread.) Only the optimiser's state is not frozen: it is large and no longer needed.
 
     Args:
         value_and_grad: see `minimize`.
         state: from `init`, `step` or `restart`.
         *args: pytrees passed on to the function.
         optimizer: as in `init`.
-        limit: how many evaluations may be made in all, those before this step included.
+        limit: largest number of evaluations in all, including those before this step.
 
     Returns:
         `(state, info)`.
 
     Raises:
-        TypeError: the optimiser wants to call the loss by itself, as line searches do.
+        TypeError: the optimiser has to call the loss itself, as line searches do.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> def loss(x):
@@ -202,29 +200,25 @@ def step(
     running = state.status == Status.OK
     if limit is not None:
         running &= state.evaluation < limit
-    better = running & (loss < state.best_loss)  # never true of nan
-    begun = state.best_loss < jnp.finfo(state.best_loss.dtype).max
-    lost = ~_all(jnp.isfinite, x) | (~begun & ~jnp.isfinite(loss))
+    better = running & (loss < state.best_loss)  # false for NaN
+    lost = ~_all(jnp.isfinite, x) | (~_had_finite_loss(state) & ~jnp.isfinite(loss))
     unmoved = jnp.where(_all(jnp.equal, x, state.x), state.unmoved + 1, 0)
-    # A schedule may begin with a step of 0, so one proposal that does not move is no end. And an
-    # optimiser that stays because the gradient is not finite has not converged, nor has one whose
-    # momentum holds it at the limits of a clamped image, where the loss is worse than it was.
+    # A schedule may begin with a step of 0, so one proposal that does not move is not the end. An
+    # optimiser that does not move because the gradient is not finite has not converged, nor has one
+    # whose momentum holds a clamped image at its limits, where the loss is worse than before.
     stays = (unmoved > 1) & ~(loss > state.best_loss)
     ended = jnp.where(_all(jnp.isfinite, grad), Status.CONVERGED, Status.NON_FINITE)
     status = jnp.where(lost, Status.NON_FINITE, jnp.where(stays, ended, Status.OK))
     moving = running & ~lost
     mean = jax.tree.map(partial(_mix, state.decay), state.average, x)
+    weight = _mix(state.decay, state.average_weight, jnp.ones_like(state.decay))
     new = State(
         x=_where(moving, x, state.x),
         opt_state=opt_state,
         best_x=_where(better, state.x, state.best_x),
         best_loss=jnp.where(better, loss, state.best_loss),
         average=_where(moving, mean, state.average),
-        average_weight=jnp.where(
-            moving,
-            _mix(state.decay, state.average_weight, jnp.ones_like(state.decay)),
-            state.average_weight,
-        ),
+        average_weight=jnp.where(moving, weight, state.average_weight),
         decay=state.decay,
         step_scale=state.step_scale,
         evaluation=state.evaluation + running.astype(jnp.int32),
@@ -232,6 +226,10 @@ def step(
         status=jnp.where(running, status, state.status).astype(jnp.int32),
     )
     return new, Info(jnp.where(running, new.evaluation, 0), loss, terms)
+
+
+def _had_finite_loss(state: State) -> jax.Array:
+    return state.best_loss < jnp.finfo(state.best_loss.dtype).max
 
 
 def _mix(decay: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
@@ -248,8 +246,8 @@ def _update(
         if "value_fn" not in str(error):
             raise
         raise TypeError(
-            "this optimiser searches along lines by calling the loss again and again, but here one "
-            "step is one evaluation: use jaxnst.lbfgs(), or optax.lbfgs(linesearch=None)"
+            "this optimiser makes line searches, which evaluate the loss several times, but a step "
+            "is one evaluation: use jaxnst.lbfgs(), or optax.lbfgs(linesearch=None)"
         ) from error
 
 
@@ -261,30 +259,28 @@ def _all(condition: Callable[..., jax.Array], *trees: Any) -> jax.Array:
     return jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda *x: condition(*x).all(), *trees))
 
 
-#: After so many halvings, steps are 1/256 of what was asked for: the fault lies elsewhere.
+#: After this many halvings, steps have 1/256 of their length, and halving has not helped.
 MAX_RESTARTS = 8
 
 
 def restart(state: State, *, optimizer: Any) -> State:
-    """Put a run that was lost back to its best point, with steps half as long. Pure.
+    """Return a run that is not finite to its best point, with steps half as long. Pure.
 
-    The optimiser and the average begin again there. Any other state stays as it is, and so does
-    one that never saw a finite loss or was put back `MAX_RESTARTS` times.
+    The optimiser and the average start afresh there. Any other state is unchanged, as is one that
+    never had a finite loss or has been restarted `MAX_RESTARTS` times.
 
     Args:
         state: from `step`.
         optimizer: as in `init`.
     """
-    lost = state.status == Status.NON_FINITE
-    lost &= state.best_loss < jnp.finfo(state.best_loss.dtype).max
-    # The state itself counts, so that a pause grants no more, and lanes do not share.
+    lost = (state.status == Status.NON_FINITE) & _had_finite_loss(state)
+    # Restarts are counted in the state, so that each lane has its own and a pause adds none.
     lost &= state.step_scale > 0.5**MAX_RESTARTS
-    weight = state.average_weight
     return state._replace(
         x=_where(lost, state.best_x, state.x),
         opt_state=_where(lost, make_optimizer(optimizer).init(state.best_x), state.opt_state),
         average=_where(lost, optax.tree.zeros_like(state.average), state.average),
-        average_weight=jnp.where(lost, jnp.zeros_like(weight), weight),
+        average_weight=jnp.where(lost, 0, state.average_weight),
         step_scale=jnp.where(lost, state.step_scale / 2, state.step_scale),
         unmoved=jnp.where(lost, 0, state.unmoved),
         status=jnp.where(lost, Status.OK, state.status).astype(jnp.int32),
@@ -292,13 +288,11 @@ def restart(state: State, *, optimizer: Any) -> State:
 
 
 def outcome(state: State) -> Any:
-    """Return the answer so far: the moving average if there is one, else the best point. Pure.
+    """Return the result so far: the moving average if there is one, else the best point. Pure.
 
     The average is divided by its weight (Kingma & Ba 2015, section 3).
     """
-    weight = jnp.where(
-        state.average_weight > 0, state.average_weight, jnp.ones_like(state.average_weight)
-    )
+    weight = jnp.where(state.average_weight > 0, state.average_weight, 1)
     averaged = (state.decay > 0) & (state.average_weight > 0)
     return jax.tree.map(
         lambda a, best: jnp.where(averaged, a / weight.astype(a.dtype), best),

@@ -1,4 +1,4 @@
-"""The settings of optimisers for images in [0, 1]: pytrees, whose numbers are traced."""
+"""Settings of optimisers for images in [0, 1]: pytrees whose numbers are traced."""
 
 import math
 from contextlib import suppress
@@ -13,14 +13,14 @@ from jax import export
 from jaxnst.lbfgs import lbfgs, spectral_preconditioner
 from jaxnst.minimize import check_num_steps
 
-# optax registers no states for `jax.export`; these are Adam's, with a schedule or without.
+# `jax.export` needs Adam's states, with and without a schedule; optax does not register them.
 for _state in (optax.ScaleByAdamState, optax.ScaleByScheduleState, optax.EmptyState):
-    with suppress(ValueError):  # the user, or optax by then, has registered it
+    with suppress(ValueError):  # the user or a newer optax has registered it
         export.register_namedtuple_serialization(_state, serialized_name=f"optax.{_state.__name__}")
 
 
 def _settings(cls: Any) -> Any:
-    """Make a frozen dataclass a pytree: fields with static=True are its program, others leaves."""
+    """Make a frozen dataclass a pytree, whose fields are leaves unless they have static=True."""
     fields = {name: f.metadata.get("static", False) for name, f in cls.__dataclass_fields__.items()}
     return jax.tree_util.register_dataclass(
         cls,
@@ -32,17 +32,17 @@ def _settings(cls: Any) -> Any:
 @_settings
 @dataclass(frozen=True)
 class Lbfgs:
-    """L-BFGS for images in [0, 1]: a pytree of settings, whose numbers are traced.
+    """Settings of L-BFGS for images in [0, 1]: a pytree whose numbers are traced.
 
-    Departs from Gatys' L-BFGS by the spectral preconditioner and by lengths that suit pixels; see
-    benchmarks/convergence.py for what they are worth.
+    It departs from Gatys' L-BFGS in its spectral preconditioner and in step lengths that suit
+    pixels; benchmarks/lbfgs.py measures what they gain.
 
     Attributes:
         learning_rate: the step tried first along each direction.
         first_step: root mean square of the first step.
         max_step: root mean square that no step exceeds.
-        initial_scaling: of the inverse Hessian that the curvature pairs start from.
-        memory: curvature pairs; each costs two images of memory.
+        initial_scaling: factor of the initial inverse Hessian.
+        memory: number of curvature pairs kept; each takes the memory of two images.
 
     >>> Lbfgs(memory=5).learning_rate
     1.0
@@ -76,13 +76,13 @@ class Lbfgs:
 @_settings
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba 2015) for images in [0, 1]: a pytree of settings, whose numbers are traced.
+    """Settings of Adam (Kingma & Ba 2015) for images in [0, 1]: a pytree with traced numbers.
 
     Attributes:
         learning_rate: of each step.
         b1: decay of the first moment.
         b2: decay of the second moment.
-        average: decay of the moving average of the images, which then is the result; 0 for none.
+        average: decay of the moving average of images that is then the result; 0 for none.
         clamp: whether the image is kept in [0, 1] after each step.
 
     >>> Adam(learning_rate=0.05).b2
@@ -93,7 +93,7 @@ class Adam:
     b1: Any = field(default=0.9, metadata={"help": "decay of Adam's first moment"})
     b2: Any = field(default=0.999, metadata={"help": "decay of Adam's second moment"})
     average: Any = field(
-        default=0.0, metadata={"help": "decay of the average of Adam's images, the result then"}
+        default=0.0, metadata={"help": "decay of the average of images that Adam then returns"}
     )
     clamp: bool = field(
         default=False, metadata={"help": "keep Adam's image in [0, 1]", "static": True}
@@ -111,7 +111,7 @@ class Adam:
 
 
 def _clamp_to_unit() -> optax.GradientTransformation:
-    """Shorten updates so that all values end in [0, 1]."""
+    """Shorten updates so that all values stay in [0, 1]."""
     return optax.stateless(
         lambda updates, params: jax.tree.map(
             lambda u, p: jnp.clip(p + u, 0, 1) - p, updates, params
@@ -127,7 +127,7 @@ def _check_number(
     least: float = -math.inf,
     below: float = math.inf,
 ) -> None:
-    """Raise ValueError unless a number is in range. Arrays, traced or of lanes, pass."""
+    """Raise ValueError unless a number is in range. Arrays pass, traced or with lanes."""
     if not isinstance(value, int | float):
         return
     if not (math.isfinite(value) and above < value < below and value >= least):

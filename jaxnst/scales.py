@@ -1,8 +1,8 @@
 """The scales of a transfer from coarse to fine, as pure functions and the host's loop over them.
 
-A scale is two pure functions of one `Problem`: `begin`, its targets and first state, and `advance`,
-one evaluation. `run_scales` is the host's loop over them: a generator, whose consumer shows, saves,
-or stops by `break`.
+A scale is two pure functions of one `Problem`: `begin` returns its targets and first state, and
+`advance` makes one evaluation. The host's loop, `run_scales`, is a generator, so its consumer
+decides what to show or save and when to stop.
 """
 
 import time
@@ -26,15 +26,15 @@ from jaxnst.vgg import Params, min_size
 
 
 class Problem(NamedTuple):
-    """All that is traced in a transfer. A leading axis of any leaf makes lanes."""
+    """The traced inputs of a transfer. A leading axis of any leaf makes lanes."""
 
     content: Picture
     style: tuple[Picture, ...]
     regions: Any  #: (r, H, W) of the content, or None
-    start: Any  #: the first image
+    start: Any  #: the image to start from
     params: Params
     weights: LossWeights
-    optimizer: Any  #: settings, whose numbers are leaves, or a `Static` transformation
+    optimizer: Any  #: settings whose numbers are leaves, or a `Static` transformation
 
 
 class Scale(NamedTuple):
@@ -45,14 +45,14 @@ class Scale(NamedTuple):
 
 
 class TransferState(NamedTuple):
-    """A transfer as one pytree of arrays and numbers; `style_transfer(resume=…)` goes on from it.
+    """A transfer as one pytree of arrays and numbers; `style_transfer(resume=…)` continues from it.
 
     The key is not part of it: noise is drawn once, before the first evaluation.
     """
 
     scale: Any  #: index of the current scale, from coarse to fine
-    begun: Any  #: evaluations made before that scale
-    leaves: list[Any]  #: of the optimiser's `State` there
+    evaluations_before: Any  #: number of evaluations made at earlier scales
+    leaves: list[Any]  #: of the `State` at the current scale
     history: History  #: of all evaluations so far
 
 
@@ -62,7 +62,7 @@ def schedule(shape: Sequence[int], config: TransferConfig) -> list[Scale]:
     if config.min_size is None:
         return [Scale(finest, steps[0])]
     shapes = pyramid_shapes(finest, min_size=config.min_size, scale_factor=config.scale_factor)
-    # A long and narrow picture may be too small for the network at scales that others have.
+    # The short side of a long and narrow picture may be too small for the network at some scales.
     least = min_size(config.objective.layers)
     shapes = [shape for shape in shapes if min(shape) >= least or shape == finest]
     return [Scale(shape, steps[min(i, len(steps) - 1)]) for i, shape in enumerate(shapes)]
@@ -78,7 +78,7 @@ def begin(
 
     Args:
         problem: the transfer.
-        previous: the state at the end of the last scale; None at the first.
+        previous: the last state of the scale before; None at the first scale.
         config: of the transfer, without its optimiser.
         shape: height and width of the scale.
     """
@@ -99,8 +99,8 @@ def begin(
     if previous is None:
         x = _resized(x, shape)
     else:
-        # Departs from crowsonkb, whose scales start from a blurred image and have to find again the
-        # details of the content that coarser scales had no room for.
+        # Departs from crowsonkb, whose scales start from a blurred image and must recover the
+        # details of the content that coarser scales could not show.
         x = refine(outcome(previous), x, [style.image for style in styles], *shape)
     state = init(
         _value_and_grad(config),
@@ -117,16 +117,10 @@ def begin(
 def advance(
     problem: Problem, targets: Targets, state: State, limit: Any, *, config: TransferConfig
 ) -> tuple[State, Info]:
-    """Make one evaluation at a scale, unless `limit` of them are made. Pure."""
-    regions = resize_regions(problem.regions, state.x.shape[:2])
+    """Make one evaluation at a scale, unless `limit` evaluations have been made. Pure."""
+    function, regions = _value_and_grad(config), resize_regions(problem.regions, state.x.shape[:2])
     return step(
-        _value_and_grad(config),
-        state,
-        problem,
-        targets,
-        regions,
-        optimizer=problem.optimizer,
-        limit=limit,
+        function, state, problem, targets, regions, optimizer=problem.optimizer, limit=limit
     )
 
 
@@ -141,28 +135,23 @@ def check_problem(problem: Problem, config: TransferConfig) -> None:
 
 
 def recover(problem: Problem, state: State) -> State:
-    """Go back to the best point of a run that was lost. Pure."""
+    """Return a run that is not finite to its best point. Pure."""
     return restart(state, optimizer=problem.optimizer)
 
 
 def _value_and_grad(config: TransferConfig) -> Callable[..., Any]:
     def value_and_grad(x: jax.Array, problem: Problem, targets: Targets, regions: Any) -> Any:
         return loss_and_grad(
-            x,
-            problem.params,
-            targets,
-            problem.weights,
-            objective=config.objective,
-            regions=regions,
+            x, problem.params, targets, problem.weights, objective=config.objective, regions=regions
         )
 
     return value_and_grad
 
 
 def _carry_over(old: State, fresh: State, shape: Shape) -> State:
-    """Return the first state of a scale after that at the end of the last scale.
+    """Return a scale's first state with what is kept from the last state of the scale before.
 
-    A run that was lost stays so; of several lanes, the others go on.
+    A run that is not finite stays so; other lanes continue.
     """
     lost = (old.status == Status.NON_FINITE) | ~(old.best_loss < jnp.finfo(old.best_loss.dtype).max)
     return fresh._replace(
@@ -186,19 +175,15 @@ def _shrunk(regions: Any, ratio: float) -> Any:
 
 @lru_cache(maxsize=64)
 def once(
-    function: Callable[..., Any],
-    axes: tuple[Any, ...],
-    *,
-    donate: tuple[int, ...] = (),
-    **static: Any,
+    function: Callable[..., Any], axes: Any, *, donate: tuple[int, ...] = (), **static: Any
 ) -> Callable[..., Any]:
-    """Return the compiled program of a pure function, for one transfer.
+    """Compile a pure function for one transfer.
 
     Args:
-        function: such as `begin`, `advance`.
+        function: `begin`, `advance` or another.
         axes: for each argument, which leaves have lanes: here none.
-        donate: arguments whose buffers are used up.
-        **static: keyword arguments that shape the program.
+        donate: arguments whose buffers may be reused.
+        **static: keyword arguments that determine the program.
     """
     return jax.jit(partial(function, **static), donate_argnums=donate)
 
@@ -217,21 +202,21 @@ def run_scales(
 ) -> Iterator[Progress]:
     """Run a transfer scale by scale, and yield a `Progress` after each chunk of evaluations.
 
-    Its `x` has the size of the current scale, and its `state` is a `TransferState`. All arrays have
-    an axis of lanes if the problem has.
+    Its `x` has the size of the current scale, and its `state` is a `TransferState`. If the problem
+    has lanes, all arrays have an axis of lanes.
 
     Args:
         problem: of one transfer, or of lanes.
         config: of the transfer; the optimiser is taken from the problem.
-        lift: makes a pure function the program that runs: `once`, or `devices.lanes_on(mesh)`.
-        axes: of a problem of lanes, which leaves have an axis of lanes.
-        resume: the state to go on from.
-        every: ends a chunk at each multiple of so many evaluations.
+        lift: compiles a pure function: `once`, or `devices.lanes_on(mesh)` for lanes.
+        axes: for lanes, which leaves of the problem have an axis of lanes.
+        resume: the state to continue from.
+        every: also end a chunk at each multiple of this many evaluations.
     """
     scales = schedule(problem.content.image.shape, config)
-    config = TransferConfig(config.objective)  # programs depend on nothing else of it
+    config = TransferConfig(config.objective)  # programs depend only on this part
     at = TransferState(0, np.int32(0), [], {}) if resume is None else resume
-    history, begun, state = at.history, np.asarray(at.begun), None
+    history, before, state = at.history, np.asarray(at.evaluations_before), None
     clock = time.perf_counter() - (history["seconds"].max(initial=0.0) if history else 0.0)
     for index in range(int(at.scale), len(scales)):
         shape, num_steps = scales[index]
@@ -239,19 +224,14 @@ def run_scales(
         targets, state = first(problem, state)
         if resume is not None:
             state, resume = _restored(resume.leaves, state), None
-        state = _copied(state)  # under the same name, or two states would be in memory
-        limit = np.broadcast_to(begun + np.int32(num_steps), state.evaluation.shape)
+        # `advance` donates the state's buffers, so none may be the caller's or be used twice. The
+        # copy has the same name, or two states would be in memory.
+        state = jax.tree.map(partial(jnp.array, copy=True), state)
+        limit = np.broadcast_to(before + np.int32(num_steps), state.evaluation.shape)
         evaluate = lift(advance, (axes, 0, 0, 0), donate=(2,), config=config)
-        put_back = lift(recover, (axes, 0), donate=(1,))
-        answer = lift(outcome, (0,))
-        chunks = run(
-            partial(_with_limit, evaluate, problem, targets, limit),
-            partial(put_back, problem),
-            state,
-            limit,
-            every=every,
-        )
-        chunks = _one_or_more(chunks, state)
+        evaluate = partial(_evaluate_up_to, limit, evaluate, problem, targets)
+        put_back = partial(lift(recover, (axes, 0), donate=(1,)), problem)
+        chunks = _one_or_more(run(evaluate, put_back, state, limit, every=every), state)
         for state, infos, status in chunks:
             seconds = time.perf_counter() - clock
             if infos:
@@ -264,44 +244,41 @@ def run_scales(
             loss, terms = last_of(history)
             yield Progress(
                 evaluation=int(evaluation.max()),
-                num_steps=int(begun.max()) + sum(scale.num_steps for scale in scales[index:]),
+                num_steps=int(before.max()) + sum(scale.num_steps for scale in scales[index:]),
                 loss=loss,
                 terms=terms,
                 seconds=seconds,
-                x=answer(state),
+                x=lift(outcome, (0,))(state),
                 history=history,
                 status=status,
                 done=at_end | (status == Status.NON_FINITE),
-                state=TransferState(index, begun, jax.tree.leaves(state), history),
+                state=TransferState(index, before, jax.tree.leaves(state), history),
             )
-        begun, status = jax.device_get((state.evaluation, state.status))
+        before, status = jax.device_get((state.evaluation, state.status))
         if (status == Status.NON_FINITE).all():
             break
 
 
 def _one_or_more(chunks: Iterator[Chunk], state: State) -> Iterator[Chunk]:
-    """Yield the chunks, or if there is nothing left to do, the state as it is."""
+    """Yield the chunks, or if there are none, the state as it is."""
     first = next(chunks, None)
     if first is None:
         yield state, [], np.asarray(state.status)
         return
-    del state  # which is as large as the next one
+    del state  # it is as large as the next one
     yield first
     del first
     yield from chunks
 
 
-def _with_limit(
-    evaluate: Callable[..., Any], problem: Problem, targets: Targets, limit: Any, state: State
-) -> tuple[State, Info]:
-    result: tuple[State, Info] = evaluate(problem, targets, state, limit)
-    return result
+def _evaluate_up_to(limit: Any, evaluate: Callable[..., Any], *args: Any) -> Any:
+    return evaluate(*args, limit)
 
 
 def finish(
     progress: Progress, shape: Shape, *, lift: Lift = once, interrupted: bool = False
 ) -> tuple[jax.Array, Any, History]:
-    """Return image, status and history of a run that has come as far as `progress`.
+    """Return the image, status and history of a run from its last record.
 
     Args:
         progress: the last record of `run_scales`.
@@ -317,18 +294,13 @@ def finish(
 
 
 def _finished_image(x: jax.Array, *, shape: Shape) -> jax.Array:
-    # Departs from systems that clamp inside the loop, which breaks L-BFGS: the history has the
+    # Departs from systems that clip inside the loop, which breaks L-BFGS. The history has the
     # losses of images before clipping.
     return jnp.clip(_resized(x, shape), 0, 1)
 
 
-def _copied(state: State) -> State:
-    # `advance` uses its argument up, so no buffer may be the caller's or stand there twice.
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
-
-
 def _restored(leaves: list[Any], like: State) -> State:
-    """Return the state that has these leaves."""
+    """Return the state with these leaves."""
     wanted = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(like)]
     if [(leaf.shape, leaf.dtype) for leaf in leaves] != wanted:
         raise ValueError("the state to resume does not fit these images and this config")

@@ -19,7 +19,7 @@ class Picture(NamedTuple):
     share: Any = 1.0  #: a number, or (r,) numbers, one for each region
 
 
-#: What a target is made of: an image, a `Picture`, or a list of either, which are blended.
+#: An image, a `Picture`, or a list of these, which are blended.
 Source = Any
 
 export.register_namedtuple_serialization(Picture, serialized_name="jaxnst.Picture")
@@ -33,7 +33,7 @@ def pictures_of(name: str, source: Source) -> tuple[Picture, ...]:
         source: an image, a `Picture`, or a list of either.
 
     Raises:
-        TypeError, ValueError: an image or regions that are none, or an empty list.
+        TypeError, ValueError: an image or its regions are invalid, or the list is empty.
     """
     if isinstance(source, Picture) or not isinstance(source, list | tuple):
         source = [source]
@@ -45,7 +45,7 @@ def pictures_of(name: str, source: Source) -> tuple[Picture, ...]:
     return tuple(
         picture._replace(
             regions=checked_regions(picture.regions, picture.image.shape, name),
-            # A list of numbers is one for each region, but to JAX it would be a tree.
+            # A list has a number for each region, but JAX would take it for a tree.
             share=np.asarray(picture.share) if isinstance(picture.share, list) else picture.share,
         )
         for picture in pictures
@@ -56,7 +56,7 @@ def checked_regions(regions: Any, shape: tuple[int, ...], name: str = "image") -
     """Return regions as (r, H, W), or None.
 
     Raises:
-        ValueError: they are not of the size of their picture, whose shape is given.
+        ValueError: they do not have the size of their picture, whose shape is given.
     """
     if regions is None:
         return None
@@ -70,7 +70,7 @@ def checked_regions(regions: Any, shape: tuple[int, ...], name: str = "image") -
 
 
 def resize_regions(regions: Any, shape: Sequence[int]) -> Any:
-    """Bring (r, H, W) regions to a height and width: "simple" guides of Gatys et al. 2017."""
+    """Resize (r, H, W) regions, which gives the "simple" guides of Gatys et al. 2017."""
     if regions is None or regions.shape[1:] == tuple(shape):
         return regions
     return jax.image.resize(regions, (len(regions), *shape), "linear")

@@ -25,12 +25,12 @@ def weight_grid(weights: LossWeights, **values: Sequence[float]) -> LossWeights:
     """Return loss weights with a lane for each point of a grid, the last axis fastest.
 
     Args:
-        weights: what all lanes share besides.
-        **values: by the name of a term, the scales that it is to take.
+        weights: the weights that all lanes share.
+        **values: the scales to try, by the name of the term.
 
     Raises:
         TypeError: there is no term of that name.
-        ValueError: no values.
+        ValueError: there are no values.
 
     >>> import jaxnst
     >>> _, weights = jaxnst.preset("default")
@@ -58,15 +58,15 @@ def sweep(
     devices: Sequence[jax.Device] | None = None,
     callback: Callable[[SweepProgress], object] | None = None,
 ) -> SweepResult:
-    """Run many transfers by one program: `style_transfer` under `vmap`.
+    """Run many transfers in one program: `style_transfer` under `vmap`.
 
     Each array may have a leading axis of L lanes, and at least one must. Lanes never wait for each
-    other nor communicate: each device works on its own. One lane at a time on one device gives the
-    very bits of `style_transfer`; lanes side by side round otherwise, and long runs drift apart.
+    other or communicate. A lane that runs alone on a device has exactly the bits of
+    `style_transfer`; lanes that run together round differently, and long runs drift apart.
 
     Args:
         content: (H, W, 3) or (L, H, W, 3), sRGB in [0, 1].
-        style: an image (of any size), (L, H, W, 3) or a `Picture`, or a list of them.
+        style: an image (of any size), (L, H, W, 3) or a `Picture`, or a list of these.
         params: from `load_params`.
         weights: each leaf a number, or (L,) of them; `weight_grid` makes a grid.
         config: the recipe; numbers of `Adam(…)` and `Lbfgs(…)` may be (L,) too.
@@ -74,19 +74,19 @@ def sweep(
         blend: a share for each style, or (L, number of styles).
         key: for the noise: one for all lanes, or (L,).
         initial_image: (H, W, 3) or (L, H, W, 3), to start from.
-        lane_batch: how many lanes run at once, the others after them. By default as many as fit in
-            memory by what the compiled program needs; on CPUs, which gain little by more, one for
-            each device.
-        devices: to spread the lanes over; by default all of this process.
-        callback: called about once a second with a `SweepProgress`; a true answer ends the sweep.
+        lane_batch: how many lanes run at once. By default as many as fit in memory, computed from
+            what the compiled program needs; on CPUs, which gain little from more, one per device.
+        devices: the devices to spread the lanes over; by default all of this process.
+        callback: called about once a second with a `SweepProgress`; if it returns true, the sweep
+            ends.
 
     Returns:
-        A `SweepResult`. Ctrl-C ends a sweep as it does a transfer; lanes that never began have
-        their first image and no history.
+        A `SweepResult`. Ctrl-C ends a sweep as it does a transfer; lanes that were not started
+        have their first image and no history.
 
     Raises:
-        TypeError, ValueError: nothing has a leading axis, or two have axes of different lengths;
-            images or weights that do not fit the config.
+        TypeError, ValueError: nothing has a leading axis, or leading axes differ in length; or
+            images or weights do not fit the config.
     """
     pick, axes, count = split_lanes(
         content,
@@ -128,14 +128,14 @@ def sweep(
 
 
 def _widened(rows: np.ndarray[Any, Any], lanes: int, width: int) -> np.ndarray[Any, Any]:
-    """Return a group's rows for all its lanes, 0 where nothing was evaluated."""
+    """Pad a group's rows with zeros for lanes and evaluations that were not run."""
     return np.pad(rows, ((0, lanes - len(rows)), (0, width - rows.shape[1])))
 
 
 def split_lanes(
     content: Any, style: Any, *, weights: Any, config: TransferConfig, **options: Any
 ) -> tuple[Pick, Any, int]:
-    """Return a function from the number of a lane to its problem, their axes, and their number.
+    """Return a function that makes the problem of a lane, the problem's axes, and the lane count.
 
     Arguments and exceptions are those of `sweep`.
     """

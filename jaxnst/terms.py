@@ -2,8 +2,7 @@
 
 A term *describes* a source picture once, which gives its target; *measures* the image at each
 evaluation; and *scores* what it measured against the target. A term is any frozen, hashable object
-with the attributes of `Term`; one of your own stands beside those of this file and is registered
-nowhere.
+with the attributes of `Term`; your own terms need no registration.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,11 +25,11 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
 class Term(Protocol):
-    """A summand of the loss. Its program is static; its numbers are weights, its data a target."""
+    """A term of the loss: static, with its numbers in `LossWeights` and its data in a target."""
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Where it looks: layers of VGG19, or "image"."""
+        """The layers that it uses: those of VGG19, or "image"."""
 
     @property
     def source(self) -> str | None:
@@ -40,10 +39,10 @@ class Term(Protocol):
         """Return the target: a pytree that blends linearly, each leaf with an axis of regions."""
 
     def measure(self, features: Features, regions: Regions, target: Any) -> Any:
-        """Return what the score needs of the image: means over its positions."""
+        """Return the means over the image's positions that `score` needs."""
 
     def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
-        """Return a number for each layer, which `LossWeights` weighs."""
+        """Return a number for each layer, which is then multiplied by its weight."""
 
 
 def _frozen_layers(term: Any) -> None:
@@ -60,7 +59,7 @@ def _as_tuple(layers: Sequence[str]) -> tuple[str, ...]:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Content:
-    """Compare position by position, in the regions of the source if it has any.
+    """Compare features position by position, in the regions of the source if it has any.
 
     Attributes:
         layers: where features are compared; "image" compares pixels.
@@ -113,8 +112,8 @@ class Style:
         layers: where the statistic is taken.
         statistic: `(features, where) -> pytree of arrays`, a mean over positions.
         distance: `(x, y) -> number`, of two statistics. The default departs from Gatys' equation
-            4, Σ (G - A)² / (4·N²·M²), by the mean over the N² entries; its other constants stand
-            in `LossWeights` and, as the division by the M positions, in `gram_matrix`.
+            4, Σ (G - A)² / (4·N²·M²), in taking the mean over the N² entries; `gram_matrix`
+            divides by the M positions, and the factor 1/4 belongs in `LossWeights`.
         source: the name of the source, of any size.
 
     >>> Style(layers=("relu1_1",)).statistic.__name__
@@ -141,7 +140,7 @@ class Style:
         return described
 
     def measure(self, features: Features, regions: Regions, target: Any) -> Any:
-        """Return the same of the image."""
+        """Return the statistic of each region of the image."""
         _check_target(self, target)
         return self.describe(features, regions)
 
@@ -159,11 +158,11 @@ class Style:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Penalty:
-    """Score the image alone by a function of it.
+    """Score the image by itself, without a target.
 
     Attributes:
-        function: `(features) -> number`, of (h, w, c) features, or of the image.
-        layers: what it is given, "image" by default.
+        function: `(features) -> number`, of (h, w, c) features or of the image.
+        layers: where the function is applied; "image" by default.
 
     >>> Penalty().function.__name__
     'total_variation'
@@ -200,9 +199,10 @@ def _other_kind(layer: str) -> str:
 
 
 def _mean_by_region(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:
-    """Return the mean of a function over the leading axes, which are 1 or the same.
+    """Return the mean of a function over the leading axes, whose lengths are 1 or all the same.
 
-    A loop and not `vmap`: without regions the program is that of one whole picture, to the bit.
+    It uses a loop rather than `vmap`, so that without regions the program is exactly that of one
+    whole picture.
     """
     lengths = {len(leaf) for leaf in jax.tree.leaves(trees)} - {1} or {1}
     if len(lengths) > 1:

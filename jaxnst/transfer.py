@@ -19,9 +19,9 @@ from jaxnst.vgg import Params, check_image
 
 
 class TransferResult(NamedTuple):
-    """What `style_transfer` returns."""
+    """The result of `style_transfer`."""
 
-    image: jax.Array  #: the answer, (H, W, 3), clipped to [0, 1]
+    image: jax.Array  #: the picture, (H, W, 3), clipped to [0, 1]
     status: Status
     #: By evaluation: evaluation, seconds (at the end of its chunk), size (the long side in pixels),
     #: loss, and each term.
@@ -45,34 +45,34 @@ def style_transfer(
 ) -> TransferResult:
     """Give `content` the style of one or several pictures (Gatys et al. 2016).
 
-    With `config.min_size` it goes from coarse to fine: each scale starts from the last one's image,
-    with the details of the first image that only the finer scale shows, made about as strong as
-    those of the style (`pyramid.refine`), and styles are resized along with the content, never
+    With `config.min_size` it works from coarse to fine: each scale starts from the image of the
+    last one. It adds details of the first image that only the finer scale can show, about as strong
+    as those of the style (`pyramid.refine`). Styles are resized along with the content, but never
     enlarged.
 
     Args:
-        content: (H, W, 3), sRGB in [0, 1], or a `Picture`, whose regions are where it counts.
-        style: an image or `Picture` of any size, or a list of them.
+        content: (H, W, 3), sRGB in [0, 1], or a `Picture`, compared only within its regions.
+        style: an image or `Picture` of any size, or a list of these.
         params: from `load_params`.
         weights: coefficients of the loss, from `preset`.
         config: the rest of the recipe, from `preset`.
         regions: (r, H, W) weights in [0, 1] of the content's pixels. With as many regions as
             styles, each style has its own.
-        blend: a share for each style, all equal by default; made to sum to 1.
+        blend: a share for each style, all equal by default; normalised to sum to 1.
         key: for the noise; `jax.random.key(config.seed)` by default.
-        initial_image: (H, W, 3), to start from, whatever `config.init` says.
-        resume: the `state` of a `Progress`, to go on from there with the same arguments, to the
-            same bits as if there had been no pause.
+        initial_image: (H, W, 3), to start from in place of `config.init`.
+        resume: the `state` of a `Progress`, to continue from it with the same arguments and to the
+            same bits as without the pause.
         callback: called about once a second with a `Progress`, whose `x` has the size of the
-            current scale and whose `state` is a `TransferState`; a true answer ends the run.
-        every: call it at each multiple of so many evaluations too.
+            current scale and whose `state` is a `TransferState`; if it returns true, the run ends.
+        every: also call the callback at each multiple of this many evaluations.
 
     Returns:
-        A `TransferResult`. A loss that is not finite or an interruption (Ctrl-C) is its `status`,
-        and its image is the best one so far, enlarged if the last scale was not reached.
+        A `TransferResult`. After a loss that is not finite, or Ctrl-C, its `status` says so, and
+        its image is the best one so far, enlarged if the last scale was not reached.
 
     Raises:
-        TypeError, ValueError: an image, weights or a state that do not fit the config.
+        TypeError, ValueError: an image, the weights or the state do not fit the config.
 
     >>> from pathlib import Path
     >>> import dataclasses, jaxnst
@@ -119,7 +119,7 @@ def make_problem(
     key: Any = None,
     initial_image: Any = None,
 ) -> Problem:
-    """Return a checked `Problem`, still on the host if it was; arguments as in `style_transfer`."""
+    """Check the arguments of `style_transfer` and return a `Problem`; NumPy arrays remain so."""
     (picture, *more), styles = pictures_of("content", content), pictures_of("style", style)
     if more:
         raise ValueError("content must be one picture, not a list")
@@ -143,15 +143,15 @@ def make_problem(
 
 
 def with_shares(styles: Sequence[Picture], regions: Any, blend: Any) -> tuple[Picture, ...]:
-    """Return the styles with their shares: of a blend, or each alone in its own region.
+    """Return the styles with their shares: those of a blend, or one region for each style.
 
     Args:
         styles: the pictures.
         regions: (r, H, W) of the content, or None.
-        blend: a share for each style; None for those that the pictures have.
+        blend: a share for each style; None keeps the pictures' own.
 
     Raises:
-        ValueError: another number of shares or of regions than of styles.
+        ValueError: the number of shares or of regions is not that of styles.
     """
     if blend is not None:
         if len(blend) != len(styles):
@@ -178,7 +178,7 @@ def numbers(tree: Any, dtype: Any) -> Any:
 def first_image(
     content: jax.Array, config: TransferConfig, key: Any = None, initial_image: Any = None
 ) -> jax.Array:
-    """Return what a transfer starts from; noise comes at the size of the coarsest scale."""
+    """Return the image to start from; noise has the size of the coarsest scale."""
     if initial_image is not None:
         check_image(initial_image, "initial_image")
         if initial_image.shape != content.shape:
@@ -189,7 +189,7 @@ def first_image(
         return initial_image
     if config.init == "noise":
         key = jax.random.key(config.seed) if key is None else key
-        # At the coarsest scale, so that it is white there.
+        # In that size it is white there: resizing would smooth it.
         shape = *schedule(content.shape, config)[0].shape, 3
         return jax.random.uniform(key, shape, content.dtype)
     return content

@@ -27,7 +27,7 @@ _CONVS = [
     for index in range(1, count + 1)
 ]
 
-#: Name of each convolution and the shape of its kernel (HWIO), in order.
+#: The shape of each convolution's kernel (HWIO) by name, in order.
 CONV_SHAPES = {
     f"conv{number}": (3, 3, channels, filters)
     for (number, filters), channels in zip(
@@ -64,12 +64,7 @@ def check_layers(layers: Sequence[str]) -> None:
 
 
 def num_channels(layer: str) -> int:
-    """Return the number of channels of `layer`.
-
-    Example:
-        >>> num_channels("relu4_2")
-        512
-    """
+    """Return the number of channels of a layer."""
     check_layers((layer,))
     return BLOCKS[int(layer[4]) - 1][1]
 
@@ -86,13 +81,13 @@ def min_size(layers: Sequence[str]) -> int:
 
 
 def check_image(image: Image, name: str = "image") -> None:
-    """Raise unless `image` is a floating (H, W, 3) array that may be in [0, 1].
+    """Raise unless `image` is a floating-point (H, W, 3) array whose values can be in [0, 1].
 
-    Values are looked at only where they are known: not while JAX traces.
+    While JAX traces, values are unknown and not checked.
 
     Raises:
-        TypeError: it is not an array of floating numbers.
-        ValueError: it has another shape, or its values are plainly 0..255.
+        TypeError: it is not an array of floating-point numbers.
+        ValueError: it has another shape, or its values are clearly in 0..255.
 
     Example:
         >>> check_image(np.full((8, 8, 3), 255.0))
@@ -113,18 +108,18 @@ def check_image(image: Image, name: str = "image") -> None:
     if isinstance(image, jax.core.Tracer) or not getattr(image, "is_fully_addressable", True):
         return
     largest = float(np.max(jax.device_get(image), initial=0))
-    if largest > 8:  # what is being optimised may leave [0, 1], but not that far
+    if largest > 8:  # an image being optimised may leave [0, 1], but not that far
         raise ValueError(
             f"{name} must hold values in [0, 1], not up to {largest:g}; divide 0..255 by 255"
         )
 
 
 class Normalize(nn.Module):
-    """Subtract the mean and divide by the deviation that belong to the weights."""
+    """Subtract the mean and divide by the standard deviation that come with the weights."""
 
     @nn.compact
     def __call__(self, image: Image) -> jax.Array:
-        """Normalise an (H, W, 3) image in [0, 1], in the wider of its own dtype and the params'."""
+        """Normalise an (H, W, 3) image in [0, 1], in the wider of its and the params' dtypes."""
         mean = self.param("mean", nn.initializers.zeros, (3,))
         std = self.param("std", nn.initializers.ones, (3,))
         dtype = max(image.dtype, mean.dtype, key=lambda dtype: dtype.itemsize)
@@ -133,7 +128,7 @@ class Normalize(nn.Module):
 
 
 class Conv(nn.Module):
-    """A 3×3 convolution with zero padding, as trained; Gatys and all torch systems do the same."""
+    """A 3×3 convolution with zero padding, as in training and in Gatys et al. 2016."""
 
     shape: tuple[int, ...]
 
@@ -146,15 +141,14 @@ class Conv(nn.Module):
 
 
 # Pools take blocks of 2×2. Odd sides lose their last row or column, as in torch; Caffe rounds up.
-# Both are made of strided slices, not of a `reduce_window`: XLA for CPUs, as of jax 0.10,
-# miscompiles one after a ReLU when its result has several uses, and is slow at its gradients.
-# They and the ReLU are compiled one by one, as the functions of `jax.numpy` are, so that outside of
-# any `jit` their constants are not sent to the device at each call.
+# Strided slices replace `reduce_window`: XLA for CPUs, as of jax 0.10, miscompiles one after a ReLU
+# whose result has several uses, and its gradients are slow. Pools and ReLU are jitted one by one,
+# as functions of `jax.numpy` are, so that outside of `jit` no call sends constants to the device.
 _relu = jax.jit(nn.relu)
 
 
 def _corners(x: jax.Array) -> list[jax.Array]:
-    """Return the upper left, upper right, lower left and lower right of each block."""
+    """Return the upper left, upper right, lower left and lower right pixel of each block."""
     height, width = (side // 2 * 2 for side in x.shape[:2])
     return [x[i:height:2, j:width:2] for i in range(2) for j in range(2)]
 
@@ -163,7 +157,7 @@ def _corners(x: jax.Array) -> list[jax.Array]:
 def max_pool(x: jax.Array) -> jax.Array:
     """Map (h, w, c) to (h // 2, w // 2, c), the largest of each 2×2 block.
 
-    The gradient goes to the first of equal values. NaN wins.
+    Among equal values, the first gets the gradient. A block with NaN gives NaN.
 
     Example:
         >>> max_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
@@ -174,7 +168,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
-    # nan if either is. `jnp.maximum` would share the gradient of equals.
+    # NaN if either is. `jnp.maximum` would split the gradient between equal values.
     return jnp.where((x >= y) | jnp.isnan(x), x, y)
 
 
@@ -191,13 +185,12 @@ def average_pool(x: jax.Array) -> jax.Array:
 
 
 class VGG19(nn.Module):
-    """The convolutional part of VGG19, computed as deep as the deepest layer asked for.
+    """The convolutional part of VGG19, up to the deepest layer requested.
 
     Attributes:
         layers: names of the features to return.
         pooling: "max" as trained, or "average" as in Gatys et al. 2016, section 2.
-        dtype: of the activations: float32, bfloat16, or under x64 float64. The params stay as
-            they are.
+        dtype: of the activations, not the params: float32, bfloat16, or under x64 float64.
 
     Example:
         >>> network = VGG19(("relu2_1",), pooling="average")
@@ -215,9 +208,9 @@ class VGG19(nn.Module):
         """Map an (H, W, 3) image in [0, 1] to a dict of (h, w, c) features by layer.
 
         Raises:
-            TypeError: `layers` is a string, or the image does not hold floating numbers.
-            ValueError: an unknown layer, pooling or dtype; or an image of another shape, plainly
-                in 0..255, or too small for the deepest layer; or params without a layer.
+            TypeError: `layers` is a string, or the image is not of floating-point numbers.
+            ValueError: a layer, the pooling or the dtype is unknown; the image has another shape,
+                is clearly in 0..255, or is too small for the deepest layer; or params lack a layer.
         """
         check_layers(self.layers)
         check_image(image)
@@ -254,7 +247,7 @@ class VGG19(nn.Module):
 
 
 def dtype_name(dtype: DTypeLike) -> str:
-    """Return the name of a type of activations, or raise ValueError if VGG19 cannot have it."""
+    """Return the name of a dtype of activations; raise ValueError if VGG19 cannot use it."""
     try:
         name = jnp.dtype(dtype).name
     except TypeError:
@@ -284,21 +277,21 @@ def extract_features(
 ) -> dict[str, jax.Array]:
     """Return the features that VGG19 computes from an image.
 
-    A pure function that compiles nothing: wrap it in `jax.jit`, `jax.grad`, `jax.jvp`, `jax.vmap`.
+    It is pure and not jitted: wrap it in `jax.jit`, `jax.grad`, `jax.jvp` or `jax.vmap`.
 
     Args:
         image: (H, W, 3), sRGB in [0, 1].
         params: from `load_params`.
-        layers: names such as `conv4_2` (before the ReLU), `relu4_2` (after it), `pool4`. Nothing
-            deeper than the deepest is computed.
-        pooling: "max" as trained, or "average" as in Gatys et al. 2016, section 2.
-        dtype: of the activations: float32, bfloat16, or under x64 float64.
+        layers: names such as `conv4_2` (before the ReLU), `relu4_2` (after it), `pool4`. Deeper
+            layers are not computed.
+        pooling: as in `VGG19`.
+        dtype: as in `VGG19`.
 
     Returns:
         A dict from each name in `layers` to its (h, w, c) features.
 
     Raises:
-        TypeError, ValueError: as `VGG19`, which says when.
+        TypeError, ValueError: as in `VGG19.__call__`.
 
     Example:
         >>> import jaxnst

@@ -222,7 +222,7 @@ def test_a_state_comes_back(make):
     state = make().resume()
     np.testing.assert_array_equal(state.leaves[0], progress.state.leaves[0])
     np.testing.assert_array_equal(state.history["loss"], progress.history["loss"])
-    assert (int(state.scale), int(state.begun)) == (0, 0)
+    assert (int(state.scale), int(state.evaluations_before)) == (0, 0)
     other = make()
     other.fingerprint = {"content": "b"}
     with pytest.raises(ValueError, match="other content"):

@@ -1,4 +1,4 @@
-"""A run as an animated picture."""
+"""Animations of a run."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -36,11 +36,11 @@ def save_animation(
         path: the file to write, with the suffix .gif or .webp; replaced only on success.
         frames: one or more (H, W, 3) images of one shape, floats in [0, 1].
         milliseconds: how long each frame is shown.
-        hold: how many milliseconds the last one is shown.
+        hold: how many milliseconds the last frame is shown.
 
     Raises:
         FileNotFoundError, PermissionError: as for `check_animation_output`.
-        TypeError: a frame holds no floats.
+        TypeError: a frame does not hold floats.
         ValueError: as for `check_animation_output`; or there are no frames, their shapes differ,
             or one has a wrong shape or values that are not finite.
     """

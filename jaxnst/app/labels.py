@@ -1,4 +1,4 @@
-"""Labels of images, and the grid that a sweep's settings make.
+"""Labels of images, and the grid that a sweep's settings form.
 
 A *label* is plain text, or the settings that made an image, such as
 ``{"style_weight": 1e3, "tv_weight": 0.1}``. A setting is a number, a zero-dimensional array, a
@@ -23,7 +23,7 @@ class Grid(NamedTuple):
     """The points of a grid, with one label for each.
 
     Attributes:
-        axes: the values along each axis as texts, by the axis' name; numbers ascend.
+        axes: the values along each axis as texts, by the name of the axis; numbers ascend.
         cells: the index of each point's label; the last axis varies fastest.
     """
 
@@ -32,7 +32,7 @@ class Grid(NamedTuple):
 
 
 def describe(labels: Sequence[Label]) -> list[str]:
-    """Write labels as short texts; leave out settings that are the same for all, if any varies.
+    """Write labels as short texts. If settings vary, leave out those that do not.
 
     >>> describe([{"style_weight": 1e3, "seed": 0}, {"style_weight": 1e-5, "seed": 0}])
     ['style 1000', 'style 1e-5']
@@ -56,9 +56,9 @@ def describe_constant(labels: Sequence[Label]) -> str:
 
 
 def grid(labels: Sequence[Label]) -> Grid:
-    """Find the grid of the settings that vary; a single label has a grid without axes.
+    """Find the grid of the settings that vary. A single label has a grid without axes.
 
-    Plain texts, and settings that do not fill a grid, get one axis "picture" numbered from 1.
+    Plain texts, and settings that do not fill a grid, get a single axis "picture" numbered from 1.
 
     >>> grid([{"tv": 1, "style": 2}, {"tv": 0, "style": 2}])
     Grid(axes={'tv': ['0', '1']}, cells=[1, 0])
@@ -70,7 +70,7 @@ def grid(labels: Sequence[Label]) -> Grid:
         numbers = [value for value in values if not isinstance(value, str)]
         axes[name] = [*sorted(numbers)] if len(numbers) == len(values) else values
     places = {tuple(row.get(name) for name in axes): i for i, row in enumerate(rows)}
-    # The count first: many settings drawn at random span an astronomic product.
+    # Compare the count first: a grid of many random settings would be too large to list.
     if "" not in axes and math.prod(map(len, axes.values())) == len(rows) == len(places):
         points = list(itertools.product(*axes.values()))
         if places.keys() == set(points):
@@ -81,7 +81,7 @@ def grid(labels: Sequence[Label]) -> Grid:
 
 
 def _rows(labels: Sequence[Label]) -> list[dict[str, _Value]]:
-    """Return each label as settings of plain values; a text is one setting without a name."""
+    """Return each label as settings with plain values; a text is a setting without a name."""
     settings = ({"": label} if isinstance(label, str) else label for label in labels)
     return [{name: _plain(value) for name, value in row.items()} for row in settings]
 
@@ -93,14 +93,14 @@ def _plain(value: object) -> _Value:
 
 
 def _varying(rows: list[dict[str, _Value]]) -> list[str]:
-    """Return the names of the settings that vary, or all names where none does."""
+    """Return the names of the settings that vary, or all names if none does."""
     names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     vary = [name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)]
     return vary or names
 
 
 def _short_names(rows: list[dict[str, _Value]]) -> dict[str, str]:
-    """Shorten "style_weight" to "style" and so on, where no two names become the same."""
+    """Shorten names such as "style_weight" to "style", unless two would become the same."""
     names = dict.fromkeys(itertools.chain.from_iterable(rows))
     short = {name: name.removesuffix("_weight").replace("_", " ") for name in names}
     count = Counter(short.values())
@@ -114,5 +114,5 @@ def _join(row: dict[str, _Value], chosen: Collection[str], names: dict[str, str]
 
 
 def _show(value: _Value) -> str:
-    """Write six digits, so that float32's 0.1 is not 0.10000000149; 1e-5 rather than 1e-05."""
+    """Write floats with six digits, so that float32's 0.1 stays 0.1; write 1e-5, not 1e-05."""
     return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.6g}") if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""A web page to walk through a sweep's images by sliders."""
+"""A web page that shows a sweep's images by sliders."""
 
 import html
 import json
@@ -25,17 +25,17 @@ def write_page(
     title: str = "Sweep",
     size: int = 1024,
 ) -> None:
-    """Write one HTML file to walk through images by sliders and compare them with the content.
+    """Write one HTML file that shows images by sliders and compares them with the content.
 
-    There is a slider for each setting that varies where the labels are a full grid of them, else
-    one slider for all images. The file holds the images as JPEG and needs no network, so it can
-    be mailed and opened anywhere.
+    If the labels form a full grid, each setting that varies has a slider; else one slider goes
+    through all images. The file holds the images as JPEG and needs no network, so it can be mailed
+    and opened anywhere.
 
     Args:
         path: the file to write, in a folder that exists. It is replaced only on success.
         content: ``(H, W, 3)`` floats in [0, 1], shown after a click for comparison.
-        images: one or more such images, whose shapes may differ. A generator's are taken one
-            by one.
+        images: one or more like it, whose shapes may differ. A generator's images are taken one by
+            one.
         labels: one for each image, see `jaxnst.app.labels`.
         title: heading of the page.
         size: images with a side longer than this many pixels are scaled down to it.

@@ -1,4 +1,4 @@
-"""The losses of a run as a plot. Needs the `plot` extra."""
+"""Plots of a run's losses. They need the `plot` extra."""
 
 import importlib.util
 from os import PathLike
@@ -26,19 +26,19 @@ def plot_history(history: dict[str, np.ndarray[Any, Any]]) -> Any:
     """Plot the loss and its terms against evaluations, and the loss against seconds.
 
     Args:
-        history: arrays by name, one entry for each evaluation: evaluation, seconds, loss, each
+        history: arrays by name with an entry for each evaluation: evaluation, seconds, loss, each
             term, and optionally size (pixels of the long side).
 
     Returns:
         A matplotlib Figure. Dashed lines mark where the size changes.
     """
-    from matplotlib.figure import Figure  # not pyplot, which needs a screen
+    from matplotlib.figure import Figure  # pyplot would need a screen
 
     times = [history["evaluation"], history["seconds"]]
     figure = Figure(figsize=(9, 4), layout="constrained")
     both = left, right = figure.subplots(1, 2, sharey=True)
     curves = {
-        name: np.where(values > 0, values, np.nan)  # a log scale shows no others
+        name: np.where(values > 0, values, np.nan)  # a log scale cannot show others
         for name, values in history.items()
         if name not in ("evaluation", "seconds", "size")
     }
@@ -63,7 +63,7 @@ def plot_history(history: dict[str, np.ndarray[Any, Any]]) -> Any:
     left.set(yscale="log", xlabel="evaluations", ylabel="loss")
     right.set(xlabel="seconds")
     if np.isfinite(curves["loss"]).any():
-        left.set_ylim(bottom=np.nanmin(curves["loss"]) / 300)  # terms may begin near 0
+        left.set_ylim(bottom=np.nanmin(curves["loss"]) / 300)  # terms may start near 0
     if left.get_legend_handles_labels()[0]:
         left.legend(loc="upper right")
     for axes in both:
@@ -72,7 +72,7 @@ def plot_history(history: dict[str, np.ndarray[Any, Any]]) -> Any:
 
 
 def save_plot(path: str | PathLike[str], history: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Write `plot_history` as PNG, SVG or PDF, by the suffix; raise as `check_plot_output`."""
+    """Write `plot_history` as PNG, SVG or PDF by the suffix; raise as `check_plot_output` does."""
     check_plot_output(path)
     with replacing(path) as beside:
         plot_history(history).savefig(beside, format=Path(path).suffix[1:].lower(), dpi=150)

@@ -1,4 +1,4 @@
-"""Bars of progress, on the terminal's standard error."""
+"""Progress bars, on standard error."""
 
 import operator
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from jaxnst.scales import Scale
 
 
 class _Bar:
-    """Shown within a `with` block."""
+    """A bar that is shown within its `with` block."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
         self.bar = ProgressBar(*columns, console=Console(stderr=True))
@@ -36,7 +36,7 @@ class _Bar:
 
 
 class TransferBar(_Bar):
-    """Evaluations, losses and the time left of a transfer; a callback."""
+    """A callback that shows a transfer's evaluations, losses and remaining time."""
 
     def __init__(self, scales: Sequence[Scale]) -> None:
         super().__init__(
@@ -45,17 +45,17 @@ class TransferBar(_Bar):
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
         )
-        # The bar counts pixels, since an evaluation of twice the size takes four times as long.
+        # The bar counts pixels, because an evaluation at twice the size takes four times as long.
         self.pixels = [height * width for (height, width), _ in scales]
         self.steps = [scale.num_steps for scale in scales]
         total = sum(map(operator.mul, self.pixels, self.steps))
         self.task = self.bar.add_task("compiling …", total=total, evaluations="")
 
     def __call__(self, progress: Progress) -> None:
-        """Show a record."""
-        scale, begun = progress.state.scale, progress.state.begun
+        """Show the state of the run."""
+        scale, before = progress.state.scale, progress.state.evaluations_before
         earlier = sum(map(operator.mul, self.pixels[:scale], self.steps[:scale]))
-        done = earlier + self.pixels[scale] * (progress.evaluation - begun)
+        done = earlier + self.pixels[scale] * (progress.evaluation - before)
         terms = "  ".join(f"{name} {value:.4g}" for name, value in progress.terms.items() if value)
         height, width = progress.x.shape[:2]
         self.bar.update(
@@ -67,7 +67,7 @@ class TransferBar(_Bar):
 
 
 class JobBar(_Bar):
-    """Pictures done and the time left of a sweep or a batch; a callback."""
+    """A callback that shows the pictures done and the remaining time of a sweep or batch."""
 
     def __init__(self, count: int) -> None:
         super().__init__(
@@ -80,7 +80,7 @@ class JobBar(_Bar):
         self.task = self.bar.add_task("starting …", total=count, pictures=f"0/{count}")
 
     def __call__(self, sweep: SweepProgress) -> None:
-        """Show how far the pictures in work are."""
+        """Show the progress of the pictures being made."""
         evaluation, num_steps, loss = sweep.progress[:3]
         height, width = sweep.progress.x.shape[1:3]
         self.bar.update(
@@ -90,7 +90,7 @@ class JobBar(_Bar):
         )
 
     def advance(self) -> None:
-        """Show that one more is done."""
+        """Count one more picture as done."""
         self.done += 1
         self.bar.update(self.task, completed=self.done, pictures=f"{self.done}/{self.count}")
 
@@ -101,7 +101,7 @@ def _range(numbers: ArrayLike) -> str:
 
 
 class DownloadBar(_Bar):
-    """Bytes and the time left of a download; called with both."""
+    """A callback that shows the bytes and the remaining time of a download."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -113,5 +113,5 @@ class DownloadBar(_Bar):
         self.task = self.bar.add_task(name, total=None)
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Show how far it is."""
+        """Show the bytes done, of `total` if that is known."""
         self.bar.update(self.task, completed=done, total=total)

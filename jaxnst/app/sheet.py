@@ -1,4 +1,4 @@
-"""A contact sheet: images in rows on one picture, each with its label below it."""
+"""Contact sheets: images in rows on one picture, each with its label below."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from jaxnst.app.labels import Label, describe, grid
 from jaxnst.decode import Floats, quantize
 from jaxnst.images import check_image, check_positive_integer
 
-_ASPECT = 1.7  # wanted width of a sheet by its height
+_ASPECT = 1.7  # preferred ratio of a sheet's width to its height
 
 
 def contact_sheet(
@@ -23,10 +23,10 @@ def contact_sheet(
     columns: int | None = None,
     size: int = 256,
 ) -> Floats:
-    """Lay out images on one white sheet, row by row, each with its label below it.
+    """Lay out images on one white sheet, row by row, each with its label below.
 
-    Labels are wrapped, never cut. The built-in font has the plain Latin letters: accents are
-    dropped, and letters that are not Latin show as boxes.
+    Labels are wrapped, never cut. The built-in font has only plain Latin letters: accents are
+    dropped, and other letters appear as boxes.
 
     >>> contact_sheet([np.zeros((60, 80, 3))] * 3, ["one", "two", "three"], columns=3).shape
     (142, 490, 3)
@@ -35,17 +35,17 @@ def contact_sheet(
         images: one or more ``(H, W, 3)`` floats in [0, 1], whose shapes may differ; values
             outside are clipped. A generator's images are taken one by one.
         labels: one for each image, see `jaxnst.app.labels`.
-        columns: images in a row. None chooses: one column for each value of the last setting
-            where the labels are a grid of several, else a sheet that is wider than high.
+        columns: images per row. By default, one for each value of the last setting if the labels
+            form a grid of several settings, else as many as make the sheet wider than high.
         size: images with a side longer than this many pixels are scaled down to it.
 
     Returns:
         The sheet as an ``(H, W, 3)`` image in [0, 1], for `jaxnst.save_image`.
 
     Raises:
-        TypeError: an image holds no floats.
+        TypeError: an image does not hold floats.
         ValueError: there are no images, or not as many as labels; an image has a wrong shape or
-            values that are not finite; ``columns`` or ``size`` is not positive.
+            values that are not finite; or ``columns`` or ``size`` is not positive.
     """
     if columns is not None:
         check_positive_integer("columns", columns)
@@ -79,7 +79,7 @@ def contact_sheet(
 
 
 def thumbnails(images: Iterable[ArrayLike], count: int, size: int) -> Iterator[Image.Image]:
-    """Yield each of ``count`` images by `thumbnail`; refuse any other number of them."""
+    """Yield the `thumbnail` of each image; raise ValueError unless there are ``count`` images."""
     found = 0
     for found, image in enumerate(images, 1):
         yield thumbnail(f"images[{found - 1}]", image, size)
@@ -90,7 +90,7 @@ def thumbnails(images: Iterable[ArrayLike], count: int, size: int) -> Iterator[I
 
 
 def thumbnail(name: str, image: ArrayLike, size: int) -> Image.Image:
-    """Return an image in 8 bits, scaled down if its long side is above ``size`` pixels."""
+    """Return an image in 8 bits, scaled down if its long side exceeds ``size`` pixels."""
     check_positive_integer("size", size)
     picture = Image.fromarray(quantize(check_image(name, image)))
     picture.thumbnail((size, size), Image.Resampling.LANCZOS)
@@ -98,7 +98,7 @@ def thumbnail(name: str, image: ArrayLike, size: int) -> Image.Image:
 
 
 def _columns(labels: Sequence[Label], cell_aspect: float) -> int:
-    """Return a grid's number of columns, or one that leaves few cells empty at a wide aspect."""
+    """Return a grid's number of columns, or one for a wide sheet with few empty cells."""
     count, (axes, cells) = len(labels), grid(labels)
     if len(axes) > 1:
         last = len(list(axes.values())[-1])
@@ -115,7 +115,7 @@ def _columns(labels: Sequence[Label], cell_aspect: float) -> int:
 
 
 def _printable(text: str) -> str:
-    """Make one line of a text, without accents and without characters that cannot be drawn."""
+    """Return a text on one line, without accents and characters that cannot be drawn."""
     words = unicodedata.normalize("NFKD", text).split()
     return " ".join(
         "".join(c for c in word if c.isprintable() and not unicodedata.combining(c))

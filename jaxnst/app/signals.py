@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as events that a loop looks at, so that it can end in order."""
+"""Ctrl-C, SIGTERM and SIGHUP as events that a loop can check, so that it ends cleanly."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Handler:
-    """Sets flags at the first Ctrl-C, and gives way to the handler before it for the second."""
+    """Sets flags at the first Ctrl-C and leaves the second to the previous handler."""
 
     def __init__(self, previous: Any) -> None:
         self.previous = previous
@@ -22,9 +22,9 @@ class _Handler:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event that is yielded; a second Ctrl-C raises KeyboardInterrupt.
+    """Yield an event that Ctrl-C sets. A second Ctrl-C raises KeyboardInterrupt.
 
-    Within another such block, it sets the events of both.
+    In nested blocks, the first Ctrl-C sets the events of both.
     """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -32,7 +32,7 @@ def interruptible() -> Iterator[threading.Event]:
         return
     previous = signal.getsignal(signal.SIGINT)
     if previous in (signal.SIG_IGN, None):
-        yield flag  # a job in the background is to ignore Ctrl-C; None is a handler of C code
+        yield flag  # background jobs ignore Ctrl-C; None is a handler set by C code
         return
     handler = previous if isinstance(previous, _Handler) else _Handler(previous)
     handler.flags.append(flag)
@@ -47,7 +47,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 @contextmanager
 def terminable() -> Iterator[threading.Event]:
-    """SIGTERM and SIGHUP, from a scheduler or a closed terminal, set the event that is yielded."""
+    """Yield an event that SIGTERM and SIGHUP set, from a scheduler or a closed terminal."""
     terminated = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield terminated
