@@ -1,21 +1,21 @@
-"""Race jaxnst against the PyPI package pastiche 1.6.0 (PyTorch) at the very same task.
+"""Race jaxnst against the PyPI package pastiche 1.6.0 (PyTorch) at the same task.
 
     pip install -e '.[bench]'
     python benchmarks/convergence.py                            # one scale, four pairs at 256
     python benchmarks/convergence.py --schedule --size 512 --pairs cat-starry coffee-tissue
 
 Both sides get the same pixels, objective, network and number of evaluations, start from the content
-picture and use L-BFGS. Each runs in a process of its own, one after the other, so that neither
-takes the other's processor time and the peak of memory is its own. Both may use large pages of
-memory, as the command `jaxnst` does.
+picture and use L-BFGS. They run one after the other, each in its own process, so that neither
+takes the other's processor time and each has its own memory peak. Both use large memory pages, as
+the command `jaxnst` does.
 
-The loss at evaluation n is the least of the first n evaluations, on both sides. Seconds count from
-after the imports and so include loading, decoding the network and compilation. Start-up is the part
-of them that the steady rate of the run's second half does not explain.
+The loss at evaluation n is the least of the first n evaluations, on both sides. Seconds are counted
+after the imports, so they include loading and decoding the network and compilation. Start-up is the
+time beyond that of all evaluations at the rate of the run's second half.
 
 With --schedule, jaxnst goes from coarse to fine instead, with 100 curvature pairs as pastiche has,
-and stops when it has reached the loss that pastiche has at the end; seconds are those of all its
-scales and compilations.
+and stops when it has reached the final loss of pastiche. Its seconds include all scales and
+compilations.
 """
 
 import argparse
@@ -45,14 +45,14 @@ MARKS = (40, 80, 200, 500)
 
 
 def pictures(package: str, folder: str, *names: str) -> list[Path]:
-    """Pictures that come along with a package, which is not imported."""
+    """Return paths of pictures that come with a package, without importing it."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None
     return [Path(spec.origin).parent / folder / name for name in names]
 
 
 def make_pairs() -> dict[str, tuple[Path, Path]]:
-    """Content and style."""
+    """Return the paths of content and style by the name of the pair."""
     astronaut, coffee, ihc, gravel = pictures(
         "skimage", "data", "astronaut.png", "coffee.png", "ihc.png", "gravel.png"
     )
@@ -70,8 +70,8 @@ class Trace:
     """One run.
 
     Attributes:
-        losses: (steps,), the least loss of the first n evaluations at index n - 1.
-        clock: (k, 2), pairs of evaluations made and seconds passed.
+        losses: (steps,); index n - 1 has the least loss of the first n evaluations.
+        clock: (k, 2), numbers of evaluations made and seconds passed.
         peak_memory: bytes of the process.
     """
 
@@ -80,31 +80,31 @@ class Trace:
     peak_memory: int
 
     def seconds(self, evaluation: int) -> float:
-        """When the evaluation was done, by interpolation between the records of the clock."""
+        """Return when an evaluation was done, interpolating between records of the clock."""
         first, last = self.startup, self.clock[-1]
         evaluations = [0.0, *self.clock[:, 0]]
         return float(np.interp(evaluation, evaluations, [min(first, last[1]), *self.clock[:, 1]]))
 
     def loss_at(self, seconds: float) -> float:
-        """The loss of the last evaluation done by then, nan before the first."""
+        """Return the loss of the last evaluation done by then, NaN before the first."""
         done = [n for n in range(1, len(self.losses) + 1) if self.seconds(n) <= seconds]
         return float(self.losses[done[-1] - 1]) if done else float("nan")
 
     @property
     def rate(self) -> float:
-        """Seconds of an evaluation in the second half of the run."""
+        """Return the seconds per evaluation in the second half of the run."""
         (n0, t0), (n1, t1) = self.clock[(len(self.clock) - 1) // 2], self.clock[-1]
         return float((t1 - t0) / (n1 - n0)) if n1 > n0 else float("nan")
 
     @property
     def startup(self) -> float:
-        """Seconds before the first evaluation began."""
+        """Return the seconds before the first evaluation began."""
         evaluations, seconds = self.clock[0]
         return max(0.0, float(seconds - np.nan_to_num(self.rate) * evaluations))
 
 
 def make_trace(losses: npt.ArrayLike, clock: npt.ArrayLike, finest: npt.ArrayLike = True) -> Trace:
-    # Losses of coarser scales are those of another objective.
+    # Losses of coarser scales cannot be compared.
     losses = np.where(finest, np.asarray(losses, np.float64), np.inf)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Trace(
@@ -130,7 +130,7 @@ def run_pastiche(content: Path, style: Path, steps: int) -> Trace:
 
 
 def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Trace:
-    """`steps` evaluations; `until` ends the run at that loss at the last scale."""
+    """Make `steps` evaluations, or stop at the loss `until` at the last scale."""
     import jaxnst
 
     until = options.pop("until", None)
@@ -162,7 +162,7 @@ def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Tra
 
 
 def read_pixels(path: Path, size: int | None = None) -> npt.NDArray[np.uint8]:
-    """(H, W, 3), with `size` pixels on the long side if it is given."""
+    """Return the (H, W, 3) pixels, with a long side of `size` if it is given."""
     with Image.open(path) as picture:
         rgb = picture.convert("RGB")
     if size is not None:
@@ -178,7 +178,7 @@ def in_process(run: Callable[..., Trace], *args: object, **options: object) -> T
 
 
 def prepare(folder: Path, pair: tuple[Path, Path], size: int) -> list[Path]:
-    """The two pictures as files of `size` pixels, whose every pixel both sides get."""
+    """Write both pictures at `size` pixels, so that both sides read the same pixels."""
     paths = []
     for name, source in zip(("content", "style"), pair, strict=True):
         pixels = read_pixels(source, size)
@@ -189,7 +189,7 @@ def prepare(folder: Path, pair: tuple[Path, Path], size: int) -> list[Path]:
 
 
 def race(pair: tuple[Path, Path], size: int, steps: int) -> dict[str, Trace]:
-    """Both sides at one scale."""
+    """Run both sides at one scale."""
     with tempfile.TemporaryDirectory() as folder:
         paths = prepare(Path(folder), pair, size)
         traces = {}
@@ -202,7 +202,7 @@ def race(pair: tuple[Path, Path], size: int, steps: int) -> dict[str, Trace]:
 def race_schedule(
     pair: tuple[Path, Path], size: int, steps: int, **schedule: int
 ) -> dict[str, Trace]:
-    """pastiche at one scale, and jaxnst from coarse to fine until it has pastiche's last loss."""
+    """Run pastiche at one scale, then jaxnst from coarse to fine until it has that loss."""
     with tempfile.TemporaryDirectory() as folder:
         paths = prepare(Path(folder), pair, size)
         print("running pastiche …", flush=True)
@@ -253,7 +253,7 @@ def report_schedule(torch: Trace, ours: Trace) -> None:
 
 
 def report_all(results: dict[str, dict[str, Trace]], marks: list[int]) -> None:
-    """The ratios of all pairs, and their geometric mean."""
+    """Print the ratios of all pairs, and their geometric mean."""
     print(f"\nloss of jaxnst over that of pastiche\n{'evaluations':>20}", end="")
     print("".join(f"{n:>8}" for n in marks))
     rows = []
@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--min-size", type=int, default=64, help="long side of the coarsest scale")
     parser.add_argument("--csv", type=Path, help="write all evaluations of both sides here")
     args = parser.parse_args()
-    # The C library reads it when a process starts, and each side runs in a new one.
+    # The C library reads this when a process starts, and each side runs in a new one.
     os.environ.setdefault("GLIBC_TUNABLES", LARGE_PAGES)
     results = {}
     for name in args.pairs:

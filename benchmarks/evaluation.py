@@ -3,9 +3,10 @@
     pip install -e '.[bench]'
     python benchmarks/evaluation.py
 
-An evaluation is the loss, its gradient by the image and a step of L-BFGS with 100 pairs, the same
-on both sides. Each figure is from a process of its own, one after the other; seconds are those of
-an evaluation in the second half of the run, so without start-up. Memory is the peak of the process.
+An evaluation is the loss, its gradient with respect to the image and a step of L-BFGS with 100
+pairs, the same on both sides. Each figure comes from its own process; they run one after another.
+Seconds are those per evaluation in the second half of the run, so they exclude start-up. Memory is
+the peak of the process.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from convergence import (
 
 
 def run_direct(content: Path, style: Path, steps: int) -> Trace:
-    """jaxnst with XLA's own convolution everywhere."""
+    """Run jaxnst with XLA's own convolution in place of Winograd's."""
     from jaxnst import convolution
 
     convolution.winograd_conv3x3 = convolution.direct_conv3x3

@@ -1,12 +1,12 @@
-"""Compare designs of L-BFGS by the loss after so many evaluations: four pairs, two objectives.
+"""Compare designs of L-BFGS by their losses on four pairs of pictures and two objectives.
 
     pip install -e '.[bench]'
     python benchmarks/lbfgs.py
 
-Each figure is the geometric mean over the pairs of the least loss of the first n evaluations, over
-that of torch.optim.LBFGS (learning rate 1, history 100) on the very same function, which is
-jaxnst's, in image values of 0 to 255 as pastiche has them. Less is better. Small pictures are
-enough to tell designs apart; convergence.py confirms the chosen one at 256 pixels.
+Each figure is the least loss of the first n evaluations, divided by that of torch.optim.LBFGS
+(learning rate 1, history 100) on the same function, as a geometric mean over the pairs. Less is
+better. The function is jaxnst's; torch gets it with image values in 0..255, as pastiche has them.
+Small pictures are enough to distinguish designs; convergence.py runs the chosen one at 256 pixels.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def load_params() -> jaxnst.vgg.Params:
 
 @cache
 def make_task(pair: str, size: int, preset: str) -> tuple[jax.Array, Function]:
-    """The first image, and the function of it."""
+    """Return the first image and the function to minimise."""
     content, style = (
         jnp.asarray(read_pixels(path, size) / np.float32(255)) for path in PAIRS[pair]
     )
@@ -71,7 +71,7 @@ def run(
 ) -> list[float]:
     result = jaxnst.minimize(function, x, optimizer=optimizer, num_steps=steps)
     losses = result.history["loss"]
-    # A run that has converged would go on with its last loss.
+    # A run that has converged would repeat its last loss.
     return [*losses, *[losses[-1]] * (steps - len(losses))]
 
 

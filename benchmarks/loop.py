@@ -1,8 +1,8 @@
-"""What the loop costs: steps a second, compiled programs, and the time to a first step.
+"""Measure the loop: steps per second, programs compiled, and the time to the first step.
 
     python benchmarks/loop.py
 
-To compare two versions of jaxnst, run it in turns with either on PYTHONPATH.
+To compare two versions of jaxnst, run it alternately with each of them on PYTHONPATH.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def steps_per_second(size: int, steps: int) -> float:
 
 
 def seconds_to_first_step(size: int = 256) -> float:
-    """Of `jaxnst transfer` on a second run, when programs are in the cache."""
+    """Time `jaxnst transfer` on its second run, when its programs are in the cache."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "jaxnst", "transfer", DEMO / "content.jpg"]
         command += [DEMO / "style.jpg", "-o", f"{folder}/out.png", "--size", str(size)]

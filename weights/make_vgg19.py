@@ -6,7 +6,7 @@
 
 The result is a params tree of jaxnst on disk: for each convolution `codes` (HWIO, uint8),
 `codebook` (256 values, float32) and `bias`, and `normalize/mean` and `normalize/std`.
-The Oxford network was trained on BGR values in 0..255 less their mean; here that is folded into
+The Oxford network was trained on BGR values in 0..255 minus their mean. The script folds that into
 conv1_1, so that the params take RGB in [0, 1] like any other jaxnst params.
 """
 
