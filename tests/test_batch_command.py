@@ -144,7 +144,7 @@ def test_a_program_for_each_shape(first: First) -> None:
     assert first.compiled.count("jit(advance)") == len(set(MADE.values()))
 
 
-def test_each_is_what_a_transfer_makes(first: First, params: Any) -> None:
+def test_each_picture_equals_a_transfer(first: First, params: Any) -> None:
     config, weights, _ = choose(make_parser().parse_args(JOB))
     content = load_image(first.folder / "photos/clear.png", size=32, multiple=16)
     style = load_image(first.folder / "paint.png", size=32)
@@ -230,7 +230,7 @@ def test_nothing_is_done_twice(again: dict[str, tuple[int, bytes]]) -> None:
     assert {name: entries[name] for name in MADE} == {name: before[name] for name in MADE}
 
 
-def test_changed_pictures_are_done_again(again: dict[str, tuple[int, bytes]]) -> None:
+def test_changed_pictures_are_made_again(again: dict[str, tuple[int, bytes]]) -> None:
     paint(Path("photos/nearly.png"), (33, 31), 100)
     paint(Path("photos/deep/text.png"), (44, 20), 101)  # no longer broken
     paint(Path("photos/more.bmp"), (44, 20), 102)
@@ -272,7 +272,7 @@ def test_other_settings_are_refused_or_replace_what_is_there(
     assert Path("out/notes.txt").read_text() == "mine"
 
 
-def test_a_restart_of_the_same_does_all_again(again: dict[str, tuple[int, bytes]]) -> None:
+def test_a_restart_makes_all_pictures_again(again: dict[str, tuple[int, bytes]]) -> None:
     assert call(*JOB, "--restart").out == "out: 6 pictures made, 3 could not be\n"
     now = kept()
     assert contents(now) == contents(again)
@@ -282,7 +282,7 @@ def test_a_restart_of_the_same_does_all_again(again: dict[str, tuple[int, bytes]
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
 )
-def test_interrupted_and_gone_on_with(
+def test_an_interrupted_job_continues(
     first: First, new: None, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
 ) -> None:
     """After the first two pictures, each of which has two records."""

@@ -76,7 +76,7 @@ def test_the_newest_comes_back_and_two_are_kept(tmp_path):
     assert steps(tmp_path) == ["state-10", "state-20"]
 
 
-def test_to_restore_changes_nothing(tmp_path):
+def test_restoring_changes_nothing(tmp_path):
     save(tmp_path, 1, make_arrays(), MARK)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     restore(tmp_path, MARK)
@@ -84,7 +84,7 @@ def test_to_restore_changes_nothing(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_what_differs_is_named(tmp_path):
+def test_differing_settings_are_named(tmp_path):
     save(tmp_path, 1, make_arrays(), MARK)
     check_refused(tmp_path, "a run with other style", mark=MARK | {"style": "x"})
     check_refused(tmp_path, "other content and style", mark={"content": "x", "style": "x"})
@@ -135,7 +135,7 @@ def test_one_flipped_bit_is_seen(tmp_path):
         check_refused(tmp_path, "cannot be read")
 
 
-def test_the_state_before_a_damaged_one_serves(tmp_path, caplog):
+def test_resumes_from_the_state_before_a_damaged_one(tmp_path, caplog):
     for step in (10, 20):
         save(tmp_path, step, make_arrays(step), MARK)
     damage(tmp_path / "state-20.safetensors", "cut")

@@ -128,7 +128,7 @@ def python(*arguments: object, cwd: Path) -> Outcome:
         ("content.png -o out.png", "STYLE"),
     ],
 )
-def test_files_that_do_not_serve_are_refused(
+def test_unusable_files_are_refused(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, part: str
 ) -> None:
     monkeypatch.chdir(folder)

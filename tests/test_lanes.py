@@ -60,11 +60,11 @@ def test_all_lanes_and_groups_share_one_program(shared):
 
 def test_lanes_one_after_another_share_a_program_at_each_scale(shared):
     config = replace(CONFIG, min_size=24)
-    begun = len(COMPILED)
+    before = len(COMPILED)
     sweep(**shared, weights=WEIGHTS.replace(style=SCALES[:1]), config=config)
     first = len(COMPILED)
     sweep(**shared, weights=WEIGHTS.replace(style=SCALES), config=config)
-    assert first > begun and COMPILED[first:] == []
+    assert first > before and COMPILED[first:] == []
 
 
 def test_groups_are_as_all_at_once(shared):

@@ -81,7 +81,7 @@ def test_first_step_has_a_1_norm_of_the_learning_rate():
     np.testing.assert_allclose(np.abs(points[1] - points[0]).sum(), 0.25, rtol=1e-5)
 
 
-def test_takes_units_as_they_are():
+def test_values_do_not_depend_on_the_unit():
     # A warm state in units 2**k larger: values stay bit for bit, for no threshold has a unit.
     unit = 2.0**-20
 

@@ -202,7 +202,7 @@ def test_adam_goes_back_from_nan_with_smaller_steps(caplog):
     assert "0.5 times" in said[0]
 
 
-def test_gives_up_where_smaller_steps_do_not_help():
+def test_gives_up_if_smaller_steps_do_not_help():
     result = minimize(CLIFF, jnp.zeros(1), optimizer=ADAM, num_steps=200)
     assert result.status is Status.NON_FINITE
     assert MAX_RESTARTS < len(result.history["loss"]) < 40

@@ -334,9 +334,9 @@ def test_weights_targets_and_regions_that_do_not_fit_are_refused(small, sources,
     lacking = {name: target for name, target in targets.items() if name != "style"}
     changed = WEIGHTS.layers | {"style": {"relu1_1": 1.0}}
     for change, words in (
-        ({"weights": WEIGHTS._replace(scales={"tv": 1.0})}, "scales of the weights are of tv"),
+        ({"weights": WEIGHTS._replace(scales={"tv": 1.0})}, "weights have scales for tv"),
         ({"weights": WEIGHTS._replace(layers=changed)}, "weights have relu1_1 for 'style'"),
-        ({"targets": lacking}, "targets are of content, tv, but .* content, style, tv"),
+        ({"targets": lacking}, "targets have the terms content, tv, but .* content, style, tv"),
         ({"image": image[:16]}, "at relu2_1 the image has features of the shape"),
         ({"regions": jnp.ones((16, 16))}, "regions of the image"),
         ({"regions": two, "targets": of_three}, "same number of regions, not 2 and 3"),
@@ -405,7 +405,7 @@ BAD_OBJECTIVES = [
 
 
 @pytest.mark.parametrize(("bad", "error", "words"), BAD_OBJECTIVES)
-def test_objectives_that_cannot_be_are_refused(bad, error, words):
+def test_invalid_objectives_are_refused(bad, error, words):
     with pytest.raises(error, match=words):
         replace(SHALLOW, **bad)
 

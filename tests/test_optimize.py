@@ -21,16 +21,16 @@ def scan(value_and_grad, state, length, *args, **options):
     )
 
 
-def begun(optimizer, **options):
+def first_state(optimizer, **options):
     return init(QUADRATIC, jnp.zeros(3), *SMALL, optimizer=optimizer, **options)
 
 
 @both
-def test_two_scans_are_one_bit_for_bit(optimizer):
+def test_two_scans_equal_one_bit_for_bit(optimizer):
     def run(state, length):
         return scan(QUADRATIC, state, length, *SMALL, optimizer=optimizer)[0]
 
-    run, state = jax.jit(run, static_argnums=1), begun(optimizer)
+    run, state = jax.jit(run, static_argnums=1), first_state(optimizer)
     whole = run(state, 6)
     assert int(whole.evaluation) == 6
     same_bits(whole, run(run(state, 3), 3))
@@ -85,9 +85,9 @@ def test_scan_equals_a_loop_and_has_a_gradient(optimizer):
 
 
 @both
-def test_a_step_beyond_the_limit_changes_nothing_but_the_optimizer(optimizer):
+def test_a_step_beyond_the_limit_changes_only_the_optimizer(optimizer):
     once = jax.jit(lambda state: step(QUADRATIC, state, *SMALL, optimizer=optimizer, limit=1))
-    state, info = once(begun(optimizer))
+    state, info = once(first_state(optimizer))
     assert int(info.evaluation) == int(state.evaluation) == 1
     after, info = once(state)
     assert int(info.evaluation) == 0
@@ -98,14 +98,14 @@ def test_a_step_beyond_the_limit_changes_nothing_but_the_optimizer(optimizer):
 def test_outcome_is_the_average_of_the_points_after_each_step(steps):
     # The start is not part of it, and the point after the last step is.
     optimizer, points = Adam(learning_rate=0.1, average=0.8), []
-    state = begun(optimizer)
+    state = first_state(optimizer)
     once = jax.jit(lambda state: step(QUADRATIC, state, *SMALL, optimizer=optimizer)[0])
     for _ in range(steps):
         state = once(state)
         points.append(state.x)
     shares = 0.8 ** np.arange(steps)[::-1]
     np.testing.assert_allclose(outcome(state), shares @ np.array(points) / shares.sum(), rtol=1e-5)
-    same_bits(outcome(begun(optimizer)), np.zeros(3, np.float32))
+    same_bits(outcome(first_state(optimizer)), np.zeros(3, np.float32))
     same_bits(outcome(state._replace(decay=jnp.array(0.0))), state.best_x)
 
 
@@ -181,11 +181,11 @@ def test_a_loss_may_fold_the_evaluation_into_a_key():
 
 
 def test_an_optimizer_that_searches_along_lines_is_refused_with_the_reason():
-    state = begun(optax.lbfgs())
+    state = first_state(optax.lbfgs())
     with pytest.raises(TypeError, match=r"one step is one evaluation: use jaxnst\.lbfgs\(\)"):
         step(QUADRATIC, state, *SMALL, optimizer=optax.lbfgs())
     optimizer = optax.lbfgs(learning_rate=0.5, linesearch=None)
-    _, infos = scan(QUADRATIC, begun(optimizer), 20, *SMALL, optimizer=optimizer)
+    _, infos = scan(QUADRATIC, first_state(optimizer), 20, *SMALL, optimizer=optimizer)
     assert infos.loss[-1] < infos.loss[0] / 10
 
 

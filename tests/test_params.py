@@ -82,7 +82,7 @@ def test_the_readme_has_the_checksum_of_the_file():
         ("normalize/std", np.zeros(3, np.float32), ["std must be positive, not [0.0, 0.0, 0.0]"]),
     ],
 )
-def test_odd_files_are_refused(tmp_path, name, value, parts):
+def test_malformed_files_are_refused(tmp_path, name, value, parts):
     path = Path(shutil.copy(WEIGHTS, tmp_path / "copy.h5"))
     with h5py.File(path, "r+") as file:
         del file[name]

@@ -214,7 +214,7 @@ def test_other_pictures_and_params_do_not_go_on(run):
     assert Path("out.png").read_bytes() == expected
 
 
-def test_nothing_to_go_on_from(run):
+def test_resume_without_a_state_is_refused(run):
     check_refused(run(*LBFGS, "--resume"), "holds no state of a run")
     assert names() == []
 
@@ -242,7 +242,7 @@ def test_a_damaged_state_is_refused(run):
     assert files() == before
 
 
-def test_the_state_before_a_damaged_one_serves(run, caplog):
+def test_resumes_from_the_state_before_a_damaged_one(run, caplog):
     assert run(*LBFGS)[0] == 0
     expected = Path("out.png").read_bytes()
     run(*LBFGS, *EACH, stop=7)
@@ -261,7 +261,7 @@ def no_space(*_, **__):
 
 
 @pytest.mark.parametrize("module", [checkpoint, runs], ids=["state", "picture"])
-def test_what_cannot_be_saved_does_not_end_the_run(run, monkeypatch, caplog, module):
+def test_a_failed_save_does_not_end_the_run(run, monkeypatch, caplog, module):
     with monkeypatch.context() as patch:
         patch.setattr(module, "save" if module is checkpoint else "save_image", no_space)
         outcome = run(*LBFGS, *EACH, "--save-every", "2", stop=TOTAL - 1)
@@ -316,7 +316,7 @@ def test_a_loss_that_is_not_finite_leaves_nothing(run):
     assert names() == []
 
 
-def test_what_else_lies_in_the_folder_stays(run):
+def test_other_files_in_the_folder_stay(run):
     Path("out.png.run").mkdir()
     Path("out.png.run/notes.txt").write_text("mine")
     assert run(*LBFGS, *EACH, "--animation", "run.gif")[0] == 0

@@ -301,7 +301,7 @@ def no_space(*_):
 
 
 @pytest.mark.parametrize("error", [OSError("no\nspace"), ValueError("no space")], ids=repr)
-def test_what_cannot_be_saved_is_logged(make, tmp_path, monkeypatch, caplog, error):
+def test_a_failed_save_is_logged(make, tmp_path, monkeypatch, caplog, error):
     def fail(*_, **__):
         raise error
 

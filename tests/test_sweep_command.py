@@ -234,7 +234,7 @@ def test_missing_and_damaged_pictures_are_made_again(again: dict[str, tuple[int,
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
 )
-def test_interrupted_and_gone_on_with(
+def test_an_interrupted_job_continues(
     first: First,
     new: None,
     monkeypatch: pytest.MonkeyPatch,

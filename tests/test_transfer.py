@@ -118,7 +118,7 @@ def test_starts_from_an_initial_image(transfer, small, first_loss, config):
     assert transfer(config, initial_image=1 - small).history["loss"][0] == first_loss(1 - small)
 
 
-def test_the_key_decides(transfer):
+def test_the_key_determines_the_noise(transfer):
     one = transfer(NOISE, key=jax.random.key(1))
     check_same(one, transfer(NOISE, key=jax.random.key(1)))
     check_same(one, transfer(replace(NOISE, seed=1)))
@@ -129,7 +129,7 @@ def test_the_same_call_gives_the_same_bits(transfer):
     check_same(transfer(), transfer())
 
 
-def test_numpy_images_do(transfer, small, paint):
+def test_numpy_images_are_accepted(transfer, small, paint):
     expected, given = transfer(), {"content": np.asarray(small), "style": np.asarray(paint)}
     check_same(transfer(**given), expected)
     check_same(transfer(NOISE, **given, initial_image=given["content"]), expected)
@@ -161,7 +161,7 @@ def test_adams_first_step_has_the_length_of_its_rate(transfer, small):
     assert float(jnp.abs(image - 0.5).max()) == pytest.approx(0.005, rel=1e-3)
 
 
-def test_any_optax_transformation_will_do(transfer):
+def test_any_optax_transformation_is_accepted(transfer):
     mine = transfer(replace(SHORT, optimizer=optax.adam(0.01)))
     ours = transfer(replace(SHORT, optimizer=Adam(learning_rate=0.01)))
     np.testing.assert_allclose(mine.image, ours.image, atol=1e-5)
@@ -198,7 +198,7 @@ def test_the_average_is_the_answer(transfer):
 
 
 @pytest.mark.slow  # half a minute
-def test_it_pays_to_begin_small(transfer, content, style):
+def test_starting_small_reaches_a_lower_loss(transfer, content, style):
     config, weights = preset("pastiche")
     at_once, slowly = (
         transfer(replace(config, **options), content, style, weights=weights).history["loss"][-1]
