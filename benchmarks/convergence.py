@@ -19,7 +19,6 @@ compilations.
 """
 
 import argparse
-import csv
 import dataclasses
 import importlib.util
 import multiprocessing
@@ -39,8 +38,6 @@ from PIL import Image
 from jaxnst.__main__ import LARGE_PAGES
 
 DEMO = Path(__file__).resolve().parents[1] / "jaxnst" / "demo"
-
-
 MARKS = (40, 80, 200, 500)
 
 
@@ -133,29 +130,26 @@ def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Tra
     """Make `steps` evaluations, or stop at the loss `until` at the last scale."""
     import jaxnst
 
-    until = options.pop("until", None)
-    first, coarse = options.pop("coarse_steps", (steps, steps))
+    until, coarse = options.pop("until", None), options.pop("coarse_steps", ())
     start = time.perf_counter()
     clock = []
     image = read_pixels(content) / np.float32(255)
-    if "min_size" in options:
-        config, _ = jaxnst.preset("pastiche")
-        config = dataclasses.replace(config, min_size=options["min_size"])
-        scales = len(jaxnst.scales.schedule(image.shape, config))
-        steps = (*[first, *[coarse] * (scales - 2)][: scales - 1], steps)
+    config, weights = jaxnst.preset("pastiche")
+    config = dataclasses.replace(config, **options)
+    earlier = range(len(jaxnst.scales.schedule(image.shape, config)) - 1)
+    coarse = [coarse[min(i, len(coarse) - 1)] for i in earlier]
 
     def record(progress: jaxnst.Progress) -> bool:
         clock.append((progress.evaluation, time.perf_counter() - start))
         finest = progress.x.shape == image.shape
         return until is not None and finest and progress.loss <= until
 
-    config, weights = jaxnst.preset("pastiche")
     result = jaxnst.style_transfer(
         image,
         read_pixels(style) / np.float32(255),
         params=jaxnst.load_params(),
         weights=weights,
-        config=dataclasses.replace(config, num_steps=steps, **options),
+        config=dataclasses.replace(config, num_steps=(*coarse, steps)),
         callback=record,
     )
     return make_trace(result.history["loss"], clock, result.history["size"] == max(image.shape))
@@ -200,7 +194,7 @@ def race(pair: tuple[Path, Path], size: int, steps: int) -> dict[str, Trace]:
 
 
 def race_schedule(
-    pair: tuple[Path, Path], size: int, steps: int, **schedule: int
+    pair: tuple[Path, Path], size: int, steps: int, **schedule: object
 ) -> dict[str, Trace]:
     """Run pastiche at one scale, then jaxnst from coarse to fine until it has that loss."""
     with tempfile.TemporaryDirectory() as folder:
@@ -245,9 +239,7 @@ def report_schedule(torch: Trace, ours: Trace) -> None:
     n = int(reached[0]) + 1
     finest = n - np.count_nonzero(np.isinf(ours.losses))
     mine = ours.seconds(n)
-    print(
-        f"jaxnst: the same after {n} evaluations, {finest} of them at the full size, {mine:.1f} s"
-    )
+    print(f"jaxnst: the same after {n} evaluations, {finest} at the full size, {mine:.1f} s")
     print(f"ratio of seconds {mine / seconds:.3f}")
     print(f"peak memory, MB: {torch.peak_memory / 1e6:,.0f} and {ours.peak_memory / 1e6:,.0f}")
 
@@ -266,17 +258,6 @@ def report_all(results: dict[str, dict[str, Trace]], marks: list[int]) -> None:
     print(f"{'geometric mean':>20}" + "".join(f"{ratio:>8.3f}" for ratio in means))
 
 
-def write_csv(path: Path, results: dict[str, dict[str, Trace]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["pair", "side", "evaluation", "seconds", "loss", "peak_memory"])
-        for pair, sides in results.items():
-            for side, trace in sides.items():
-                for n, loss in enumerate(trace.losses, 1):
-                    row = [pair, side, n, f"{trace.seconds(n):.3f}", loss, trace.peak_memory]
-                    writer.writerow(row)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", nargs="+", choices=(pairs := make_pairs()), default=[*pairs])
@@ -284,10 +265,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="evaluations of pastiche, at least")
     parser.add_argument("--marks", type=int, nargs="+", default=MARKS)
     parser.add_argument("--schedule", action="store_true", help="jaxnst from coarse to fine")
-    parser.add_argument("--first-steps", type=int, default=400, help="at the coarsest scale")
-    parser.add_argument("--coarse-steps", type=int, default=100, help="at those before the last")
+    parser.add_argument(
+        "--coarse-steps",
+        type=int,
+        nargs="+",
+        default=[400, 100],
+        help="evaluations at the scales before the last, from coarse to fine",
+    )
     parser.add_argument("--min-size", type=int, default=64, help="long side of the coarsest scale")
-    parser.add_argument("--csv", type=Path, help="write all evaluations of both sides here")
     args = parser.parse_args()
     # The C library reads this when a process starts, and each side runs in a new one.
     os.environ.setdefault("GLIBC_TUNABLES", LARGE_PAGES)
@@ -300,14 +285,12 @@ def main() -> None:
                 args.size,
                 args.steps,
                 min_size=args.min_size,
-                coarse_steps=(args.first_steps, args.coarse_steps),
+                coarse_steps=args.coarse_steps,
             )
             report_schedule(results[name]["pastiche"], results[name]["jaxnst"])
         else:
             results[name] = race(pairs[name], args.size, args.steps)
             report(results[name]["pastiche"], results[name]["jaxnst"], args.marks)
-        if args.csv:
-            write_csv(args.csv, results)
     if not args.schedule:
         report_all(results, [n for n in args.marks if n <= args.steps])
 
