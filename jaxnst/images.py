@@ -104,7 +104,7 @@ def load_image(
             many proportions have few shapes.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is not a readable picture, or an option has no valid value.
     """
     decoded = read_picture(path, size=size, fit=fit, crop=crop, enlarge=enlarge, multiple=multiple)

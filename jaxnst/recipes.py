@@ -51,7 +51,7 @@ class TransferConfig:
         },
     )
     min_size: int | None = field(
-        default=None, metadata={"help": "least long side of coarser scales; by default none"}
+        default=None, metadata={"help": "least long side of coarser scales; without it, one scale"}
     )
     scale_factor: float = field(
         default=2.0, metadata={"help": "ratio between the sides of neighbouring scales"}

@@ -21,7 +21,7 @@ from jaxnst.objective import Targets, compute_targets, loss_and_grad
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.pyramid import Shape, carry_moments, pyramid_shapes, refine, resize, shrink
 from jaxnst.recipes import TransferConfig
-from jaxnst.sources import Picture, resize_regions
+from jaxnst.sources import Picture, resize_regions, shrink_regions
 from jaxnst.vgg import Params, min_size
 
 
@@ -85,7 +85,9 @@ def begin(
     # Styles shrink with the content and are never enlarged.
     ratio = max(shape) / max(problem.content.image.shape[:2])
     styles = tuple(
-        style._replace(image=shrink(style.image, ratio), regions=_shrunk(style.regions, ratio))
+        style._replace(
+            image=shrink(style.image, ratio), regions=shrink_regions(style.regions, ratio)
+        )
         for style in problem.style
     )
     content = problem.content._replace(
@@ -125,11 +127,7 @@ def advance(
 
 
 def check_problem(problem: Problem, config: TransferConfig) -> None:
-    """Check that a transfer can begin, without computing anything.
-
-    Raises:
-        TypeError, ValueError: an image, weights or settings that do not fit each other.
-    """
+    """Raise TypeError or ValueError unless a transfer can begin. Nothing is computed."""
     shape = schedule(problem.content.image.shape, config)[0].shape
     jax.eval_shape(partial(begin, config=config, shape=shape), problem, None)
 
@@ -162,12 +160,6 @@ def _carry_over(old: State, fresh: State, shape: Shape) -> State:
 
 def _resized(image: jax.Array, shape: Shape) -> jax.Array:
     return image if image.shape[:2] == shape else resize(image, *shape)
-
-
-def _shrunk(regions: Any, ratio: float) -> Any:
-    if regions is None or ratio >= 1:
-        return regions
-    return resize_regions(regions, [max(1, round(side * ratio)) for side in regions.shape[1:]])
 
 
 # --- The host's loop ------------------------------------------------------------------------------

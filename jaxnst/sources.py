@@ -74,3 +74,10 @@ def resize_regions(regions: Any, shape: Sequence[int]) -> Any:
     if regions is None or regions.shape[1:] == tuple(shape):
         return regions
     return jax.image.resize(regions, (len(regions), *shape), "linear")
+
+
+def shrink_regions(regions: Any, ratio: float) -> Any:
+    """Resize regions to `ratio` times their sides; a ratio of 1 or more changes nothing."""
+    if regions is None or ratio >= 1:
+        return regions
+    return resize_regions(regions, [max(1, round(side * ratio)) for side in regions.shape[1:]])

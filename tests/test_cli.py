@@ -356,7 +356,7 @@ def test_the_installed_command_is_this_one() -> None:
     assert all(script.load() is command.start for script in scripts)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such pages")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not have them")
 @pytest.mark.parametrize("tunables", ["", "glibc.malloc.perturb=1"])
 def test_a_job_starts_again_in_large_pages_but_once(
     tunables: str, monkeypatch: pytest.MonkeyPatch

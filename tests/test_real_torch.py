@@ -20,7 +20,7 @@ def check(found, expected):
     for name, tensor in expected.items():
         tensor = tensor.detach()
         assert found[name].shape == tuple(tensor.shape), name
-        if tensor.dtype == torch.bfloat16:  # NumPy has no such type, but each value is a float32
+        if tensor.dtype == torch.bfloat16:  # NumPy lacks the type, but each value is a float32
             assert found[name].dtype.name == "bfloat16", name
             array, tensor = found[name].astype(np.float32), tensor.float()
         else:

@@ -302,7 +302,7 @@ def test_too_little_memory_is_one_line(run, monkeypatch, error):
     assert names() == []
 
 
-@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("INTERNAL: no such luck")])
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("INTERNAL: bad luck")])
 def test_other_faults_of_jax_are_not_hidden(run, monkeypatch, error):
     monkeypatch.setattr(cli, "run_scales", failing_with(error))
     with pytest.raises(jax.errors.JaxRuntimeError):
@@ -324,7 +324,7 @@ def test_other_files_in_the_folder_stay(run):
     assert names("out.png.run") == ["notes.txt"]
 
 
-def test_what_is_no_file_to_replace_is_refused(run):
+def test_only_files_are_replaced(run):
     os.mkfifo("pipe.png")
     Path("device.png").symlink_to("/dev/null")
     Path("kept.png").write_text("mine")

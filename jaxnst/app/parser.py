@@ -148,7 +148,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--resume", action="store_true", help="go on with a run that was interrupted or killed"
     )
-    how.add_argument("--restart", action="store_true", help="throw such a run away and start again")
+    how.add_argument("--restart", action="store_true", help="discard that run and start again")
     group.add_argument(
         "--checkpoint-seconds",
         type=number,

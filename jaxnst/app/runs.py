@@ -143,7 +143,7 @@ class Recorder:
     def save_state(self, progress: Progress) -> None:
         """Save the state, from which `resume` goes on."""
         state = progress.state
-        arrays = {"scale": state.scale, "begun": state.begun}
+        arrays = {"scale": state.scale, "evaluations_before": state.evaluations_before}
         arrays |= {f"leaf {i}": leaf for i, leaf in enumerate(state.leaves)}
         arrays |= {f"history {name}": rows for name, rows in state.history.items()}
         checkpoint.save(self.folder, progress.evaluation, arrays, self.fingerprint | versions())
@@ -163,7 +163,7 @@ class Recorder:
         }
         leaves = [leaf for name, leaf in arrays.items() if name.startswith("leaf ")]
         self.newest = len(history["loss"])
-        return TransferState(int(arrays["scale"]), arrays["begun"], leaves, history)
+        return TransferState(int(arrays["scale"]), arrays["evaluations_before"], leaves, history)
 
     def save_last_picture(self, image: Any) -> None:
         """Save the finished picture, in another place if its own cannot be written to.

@@ -45,8 +45,8 @@ def read_tensors(path: str | PathLike[str]) -> dict[str, _Array]:
     must not change while the arrays are in use.
 
     Args:
-        path: what `torch.save` made of a dict of tensors, or of a dict in which such a dict lies.
-            Entries that are neither tensors nor dicts are ignored.
+        path: what `torch.save` made of a dict of tensors, or of a dict that contains one. Entries
+            that are neither tensors nor dicts are ignored.
 
     Returns:
         Name -> array of the tensor's shape, in the file's order; names within dicts are joined by
