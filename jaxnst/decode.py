@@ -78,7 +78,7 @@ def read_content(path: PathLike) -> bytes:
     """Read a picture's file, once and from its beginning to its end, so that it may be a pipe.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is a folder, is not of a kind that is read, or has no end.
     """
     if os.path.isdir(path):
@@ -107,7 +107,7 @@ def stored(path: PathLike, content: bytes | None = None) -> Stored:
         content: the file's bytes, if they have been read already.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is not a readable picture.
     """
     content = read_content(path) if content is None else content

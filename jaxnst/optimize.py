@@ -246,8 +246,8 @@ def _update(
         if "value_fn" not in str(error):
             raise
         raise TypeError(
-            "this optimiser makes line searches, which need several evaluations, but here one step is "
-            "one evaluation: use jaxnst.lbfgs(), or optax.lbfgs(linesearch=None)"
+            "this optimiser makes line searches of several evaluations, but here one step is one "
+            "evaluation: use jaxnst.lbfgs(), or optax.lbfgs(linesearch=None)"
         ) from error
 
 

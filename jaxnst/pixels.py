@@ -61,7 +61,7 @@ def _joined(parts: Sequence[Any], beside: Sequence[Any]) -> Image.Image | None:
 
 
 def with_usable_profile(read: Stored, path: PathLike) -> Stored:
-    """Return the picture, without its colour profile if that is none, of which a log warns."""
+    """Return the picture. Drop a colour profile that is not valid, with a warning in the log."""
     if not read.profile or read.picture.mode == "LAB":
         return read._replace(profile=b"")
     try:

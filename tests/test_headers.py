@@ -84,7 +84,7 @@ BESIDE = {
     "2 MB of text": chunk(b"zTXt", b"k\0\0" + TEXT),
     "2 MB of text in Unicode": chunk(b"iTXt", b"k\0\1\0\0\0" + TEXT),
     "a profile of 2 MB": chunk(b"iCCP", b"k\0\0" + TEXT),
-    "a profile that is none": chunk(b"iCCP", b"k\0\0abc"),
+    "an invalid profile": chunk(b"iCCP", b"k\0\0abc"),
     "100 MB of text": chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**20))) * 100,
     "a wrong checksum of a text": chunk(b"tEXt", b"k\0v", True),
     "a wrong checksum of the time": chunk(b"tIME", bytes(7), True),
