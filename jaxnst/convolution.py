@@ -46,11 +46,10 @@ def conv3x3(x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[
         x: (h, w, c) features.
         kernel: (3, 3, c, f), of the same dtype.
 
-    Example:
-        >>> x = jnp.arange(4.0).reshape(2, 2, 1)
-        >>> conv3x3(x, jnp.ones((3, 3, 1, 1)))[..., 0]
-        Array([[6., 6.],
-               [6., 6.]], dtype=float32)
+    >>> x = jnp.arange(4.0).reshape(2, 2, 1)
+    >>> conv3x3(x, jnp.ones((3, 3, 1, 1)))[..., 0]
+    Array([[6., 6.],
+           [6., 6.]], dtype=float32)
     """
     y: jax.Array = _conv3x3_p.bind(x, kernel, turned=False)
     return y

@@ -94,10 +94,8 @@ def _evaluate(
     keywords = {"evaluation": evaluation} if _wants_evaluation(value_and_grad) else {}
     value, grad = value_and_grad(x, *args, **keywords)
     loss, aux = value if isinstance(value, tuple) else (value, {})
-    if jnp.shape(loss) != ():
-        raise ValueError(
-            f"value_and_grad must give a number as its loss, not shape {jnp.shape(loss)}"
-        )
+    if shape := jnp.shape(loss):
+        raise ValueError(f"value_and_grad must give a number as its loss, not shape {shape}")
     leaves = jax.tree_util.tree_leaves_with_path(aux)
     terms = {_name(path) or "aux": jnp.asarray(leaf) for path, leaf in leaves}
     if taken := terms.keys() & {"evaluation", "seconds", "loss"}:

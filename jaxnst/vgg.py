@@ -49,10 +49,9 @@ LAYERS = tuple(
 def check_layers(layers: Sequence[str]) -> None:
     """Raise TypeError if `layers` is a string, ValueError if a name in it is not in `LAYERS`.
 
-    Example:
-        >>> check_layers(("relu6_1",))
-        Traceback (most recent call last):
-        ValueError: layers must be called like conv4_2, relu4_2 or pool4, not 'relu6_1'; see LAYERS
+    >>> check_layers(("relu6_1",))
+    Traceback (most recent call last):
+    ValueError: layers must be called like conv4_2, relu4_2 or pool4, not 'relu6_1'; see LAYERS
     """
     if isinstance(layers, str):
         raise TypeError(f'layers must be a tuple of names, not a string; write ("{layers}",)')
@@ -72,9 +71,8 @@ def num_channels(layer: str) -> int:
 def min_size(layers: Sequence[str]) -> int:
     """Return the least height and width of an image that reaches all of `layers`.
 
-    Example:
-        >>> min_size(("relu1_1", "relu4_2"))
-        8
+    >>> min_size(("relu1_1", "relu4_2"))
+    8
     """
     halvings = (int(layer[4]) - (not layer.startswith("pool")) for layer in layers)
     return 2 ** max(halvings, default=0)
@@ -89,10 +87,9 @@ def check_image(image: Image, name: str = "image") -> None:
         TypeError: it is not an array of floating-point numbers.
         ValueError: it has another shape, or its values are clearly in 0..255.
 
-    Example:
-        >>> check_image(np.full((8, 8, 3), 255.0))
-        Traceback (most recent call last):
-        ValueError: image must hold values in [0, 1], not up to 255; divide 0..255 by 255
+    >>> check_image(np.full((8, 8, 3), 255.0))
+    Traceback (most recent call last):
+    ValueError: image must hold values in [0, 1], not up to 255; divide 0..255 by 255
     """
     if not hasattr(image, "shape") or not hasattr(image, "dtype"):
         raise TypeError(f"{name} must be an (H, W, 3) array, not {type(image).__name__}")
@@ -159,9 +156,8 @@ def max_pool(x: jax.Array) -> jax.Array:
 
     Among equal values, the first gets the gradient. A block with NaN gives NaN.
 
-    Example:
-        >>> max_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
-        3.0
+    >>> max_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
+    3.0
     """
     a, b, c, d = _corners(x)
     return _larger(_larger(a, b), _larger(c, d))
@@ -176,9 +172,8 @@ def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
 def average_pool(x: jax.Array) -> jax.Array:
     """Map (h, w, c) to (h // 2, w // 2, c), the mean of each 2×2 block.
 
-    Example:
-        >>> average_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
-        1.5
+    >>> average_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
+    1.5
     """
     a, b, c, d = _corners(x)
     return ((a + b) + (c + d)) / 4
@@ -192,11 +187,10 @@ class VGG19(nn.Module):
         pooling: "max" as trained, or "average" as in Gatys et al. 2016, section 2.
         dtype: of the activations, not the params: float32, bfloat16, or under x64 float64.
 
-    Example:
-        >>> network = VGG19(("relu2_1",), pooling="average")
-        >>> variables = network.init(jax.random.key(0), jnp.zeros((32, 32, 3)))
-        >>> network.apply(variables, jnp.zeros((32, 48, 3)))["relu2_1"].shape
-        (16, 24, 128)
+    >>> network = VGG19(("relu2_1",), pooling="average")
+    >>> variables = network.init(jax.random.key(0), jnp.zeros((32, 32, 3)))
+    >>> network.apply(variables, jnp.zeros((32, 48, 3)))["relu2_1"].shape
+    (16, 24, 128)
     """
 
     layers: Sequence[str]
@@ -293,14 +287,13 @@ def extract_features(
     Raises:
         TypeError, ValueError: as in `VGG19.__call__`.
 
-    Example:
-        >>> import jaxnst
-        >>> from pathlib import Path
-        >>> demo = Path(jaxnst.__file__).parent / "demo"
-        >>> image = jaxnst.load_image(demo / "content.jpg", size=64)[:40, :64]
-        >>> features = extract_features(image, jaxnst.load_params(), layers=("relu1_1", "pool2"))
-        >>> {layer: array.shape for layer, array in features.items()}
-        {'relu1_1': (40, 64, 64), 'pool2': (10, 16, 128)}
+    >>> import jaxnst
+    >>> from pathlib import Path
+    >>> demo = Path(jaxnst.__file__).parent / "demo"
+    >>> image = jaxnst.load_image(demo / "content.jpg", size=64)[:40, :64]
+    >>> features = extract_features(image, jaxnst.load_params(), layers=("relu1_1", "pool2"))
+    >>> {layer: array.shape for layer, array in features.items()}
+    {'relu1_1': (40, 64, 64), 'pool2': (10, 16, 128)}
     """
     module = VGG19(layers, pooling, dtype)
     return cast(dict[str, jax.Array], module.apply({"params": params}, image))
