@@ -9,6 +9,7 @@ import pytest
 
 import jaxnst
 from jaxnst.app import cli
+from jaxnst.pyramid import resize
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
 
@@ -28,6 +29,24 @@ def content() -> jax.Array:
 def style() -> jax.Array:
     """A real picture of another size, (h, 80, 3)."""
     return jax.numpy.asarray(jaxnst.load_image(DEMO / "style.jpg", size=80))
+
+
+@pytest.fixture(scope="session")
+def small(content: jax.Array) -> jax.Array:
+    """A content, (36, 48, 3), for transfers."""
+    return resize(content, 36, 48)
+
+
+@pytest.fixture(scope="session")
+def paint(style: jax.Array) -> jax.Array:
+    """A style, (40, 32, 3), for transfers."""
+    return resize(style, 40, 32)
+
+
+@pytest.fixture(scope="session")
+def other(style: jax.Array) -> jax.Array:
+    """A style of another size than `paint`, (24, 33, 3)."""
+    return 1 - resize(style, 24, 33)
 
 
 @pytest.fixture(scope="session", autouse=True)

