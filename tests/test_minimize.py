@@ -91,24 +91,25 @@ def test_reaches_the_minimum_that_scipy_finds(function, jac, value_and_grad, arg
 
 
 @both
-@pytest.mark.parametrize("num_steps", [1, 2, 7, 70])
-def test_makes_exactly_num_steps_evaluations(optimizer, num_steps):
+def test_makes_exactly_num_steps_evaluations(optimizer):
     seen = []
 
     def counted(x):
         jax.debug.callback(lambda _: seen.append(1), x[0])
         return ROSENBROCK(x)
 
-    result = minimize(counted, jnp.full(10, -1.0), optimizer=optimizer, num_steps=num_steps)
-    jax.effects_barrier()
-    history = result.history
-    assert len(seen) == num_steps and result.status is Status.OK
-    assert {name: len(row) for name, row in history.items()} == dict.fromkeys(
-        ("evaluation", "seconds", "loss", "half"), num_steps
-    )
-    assert (np.diff([0, *history["seconds"]]) >= 0).all()
-    same_bits(history["evaluation"], np.arange(1, num_steps + 1))
-    same_bits(history["half"], history["loss"] / 2)
+    for num_steps in (1, 2, 7, 70):
+        seen.clear()
+        result = minimize(counted, jnp.full(10, -1.0), optimizer=optimizer, num_steps=num_steps)
+        jax.effects_barrier()
+        history = result.history
+        assert len(seen) == num_steps and result.status is Status.OK
+        assert {name: len(row) for name, row in history.items()} == dict.fromkeys(
+            ("evaluation", "seconds", "loss", "half"), num_steps
+        )
+        assert (np.diff([0, *history["seconds"]]) >= 0).all()
+        same_bits(history["evaluation"], np.arange(1, num_steps + 1))
+        same_bits(history["half"], history["loss"] / 2)
 
 
 @both
@@ -348,7 +349,7 @@ def test_counts_must_be_positive_integers(name, value):
 
 def test_fresh_closures_do_not_pile_up():
     alive = []
-    for shift in range(10):
+    for shift in range(9):
         data = jnp.full(4, float(shift))
 
         def value_and_grad(x, data=data):
@@ -358,4 +359,4 @@ def test_fresh_closures_do_not_pile_up():
         alive.append(weakref.ref(value_and_grad))
         del value_and_grad
     gc.collect()
-    assert [ref() for ref in alive[:2]] == [None, None]  # the last 8 stay compiled
+    assert alive[0]() is None  # the last 8 stay compiled
