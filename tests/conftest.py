@@ -8,7 +8,6 @@ import jax
 import pytest
 
 import jaxnst
-from jaxnst.app import cli
 from jaxnst.pyramid import resize
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
@@ -66,24 +65,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What one test has compiled, others and commands in processes of their own read from disk."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        yield
-        for name, value in before.items():
-            jax.config.update(name, value)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Read from disk what another test has compiled. Commands find this setting and keep it.
 
-
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """JAX's setting is the process's, so a command called in this process leaves it alone."""
-    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
+    Not for other processes: one that is killed could leave a damaged file.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
