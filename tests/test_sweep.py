@@ -96,92 +96,57 @@ def test_style_weights(shared, config, weights):
     np.testing.assert_array_equal(results[-1].image, results[2].image)
 
 
-LAYERS = WEIGHTS.replace_layers(style={"relu1_1": [2e-4, 4e-4], "pool1": [6e-5, 12e-5]})
+LAYERS = WEIGHTS.replace_layers(
+    style={"relu1_1": np.array([2e-4, 4e-4]), "pool1": np.array([6e-5, 12e-5])}
+)
 RATES = replace(ADAM, optimizer=Adam(learning_rate=np.array([0.01, 0.03])), num_steps=4)
 DECAYS = replace(RATES, optimizer=Adam(b1=np.array([0.5, 0.9]), average=np.array([0.0, 0.9])))
 LENGTHS = replace(LBFGS, optimizer=Lbfgs(memory=3, first_step=np.array([0.003, 0.01])))
 
 
-def flipped(image):
-    return jnp.stack([image, image[::-1]])
+LEFT = jnp.zeros((40, 32)).at[:20].set(1)
+REGIONS = jnp.stack([jnp.eye(36, 48), 1 - jnp.eye(36, 48)])
+KEYS = jax.random.split(jax.random.key(7), 2)
+SHARES = np.array([[1.0, 3.0], [3.0, 1.0]])
+# Functions of two contents, two styles of one size and one of another: the arguments of one
+# lane, or of both where `i` is a slice.
+AXES = {
+    "layers": lambda i, c, s, other: {"weights": pick(LAYERS, i)},
+    "tv": lambda i, c, s, other: {"weights": WEIGHTS.replace(tv=np.array([0.0, 1e5])[i])},
+    "content": lambda i, c, s, other: {"content": c[i]},
+    "content picture": lambda i, c, s, other: {"content": Picture(c[i], REGIONS[1])},
+    "style": lambda i, c, s, other: {"style": s[i]},
+    "one of two styles": lambda i, c, s, other: {"style": [other, s[i]]},
+    "blend": lambda i, c, s, other: {"style": [s[0], other], "blend": SHARES[i]},
+    "style picture": lambda i, c, s, other: {
+        "style": [Picture(s[i], LEFT), Picture(s[0], LEFT)],
+        "blend": [2, 1],
+    },
+    "style in regions": lambda i, c, s, other: {"style": [s[i], other], "regions": REGIONS},
+    "keys": lambda i, c, s, other: {"key": KEYS[i], "config": NOISE},
+    "one key": lambda i, c, s, other: {"key": KEYS[0], "config": NOISE, "content": c[i]},
+    "first image": lambda i, c, s, other: {"initial_image": c[i]},
+    "rates": lambda i, c, s, other: {"config": lane_of_config(RATES, i)},
+    "decays": lambda i, c, s, other: {"config": lane_of_config(DECAYS, i)},
+    "lengths": lambda i, c, s, other: {"config": lane_of_config(LENGTHS, i)},
+}
 
 
-def lanes_of(axis, content, style, other):
-    """What differs between two lanes, and a function to the same of one lane."""
-    keys = jax.random.split(jax.random.key(7), 2)
-    regions = jnp.stack([jnp.eye(36, 48), 1 - jnp.eye(36, 48)])
-    where = jnp.zeros(style.shape[:2]).at[:20].set(1)
-    contents, styles = flipped(content), jnp.stack([style, 1 - style])
-    shares = np.array([[1.0, 3.0], [3.0, 1.0]])
-    two = {"style": [style, other]}
-    of_style = {"style": [Picture(styles, where), Picture(style, where)], "blend": [2, 1]}
-    of_regions = {"style": [styles, other], "regions": regions}
-    configs = {"rates": RATES, "decays": DECAYS, "lengths": LENGTHS}
-    if axis in configs:
-        config = configs[axis]
-        return {"config": config}, lambda i: {
-            "config": replace(config, optimizer=pick(config.optimizer, i))
-        }
-    return {
-        "layers": ({"weights": LAYERS}, lambda i: {"weights": pick(LAYERS, i)}),
-        "tv": (
-            {"weights": WEIGHTS.replace(tv=[0.0, 1e5])},
-            lambda i: {"weights": WEIGHTS.replace(tv=[0.0, 1e5][i])},
-        ),
-        "content": ({"content": contents}, lambda i: {"content": contents[i]}),
-        "content picture": (
-            {"content": Picture(contents, regions[1])},
-            lambda i: {"content": Picture(contents[i], regions[1])},
-        ),
-        "style": ({"style": styles}, lambda i: {"style": styles[i]}),
-        "one of two styles": ({"style": [other, styles]}, lambda i: {"style": [other, styles[i]]}),
-        "blend": ({**two, "blend": shares}, lambda i: {**two, "blend": shares[i]}),
-        "style picture": (
-            of_style,
-            lambda i: {**of_style, "style": [Picture(styles[i], where), Picture(style, where)]},
-        ),
-        "style in regions": (of_regions, lambda i: {**of_regions, "style": [styles[i], other]}),
-        "keys": (
-            {"key": keys, "config": NOISE},
-            lambda i: {"key": keys[i], "config": NOISE},
-        ),
-        "one key": (
-            {"key": keys[0], "config": NOISE, "content": contents},
-            lambda i: {"key": keys[0], "config": NOISE, "content": contents[i]},
-        ),
-        "first image": ({"initial_image": contents}, lambda i: {"initial_image": contents[i]}),
-    }[axis]
+def lane_of_config(config, lane):
+    return replace(config, optimizer=pick(config.optimizer, lane))
 
 
-@pytest.mark.parametrize(
-    "axis",
-    [
-        "layers",
-        "tv",
-        "content",
-        "content picture",
-        "style",
-        "one of two styles",
-        "blend",
-        "style picture",
-        "style in regions",
-        "keys",
-        "one key",
-        "first image",
-        "rates",
-        "decays",
-        "lengths",
-    ],
-)
+@pytest.mark.parametrize("axis", AXES)
 def test_lanes_over_anything(shared, other, axis):
     given = shared | {"config": replace(ADAM, num_steps=3)}
-    lanes, lane = lanes_of(axis, shared["content"], shared["style"], other)
-    results = side_by_side(**given | lanes)
+    content, style = shared["content"], shared["style"]
+    pictures = jnp.stack([content, content[::-1]]), jnp.stack([style, 1 - style]), other
+    results = side_by_side(**given | AXES[axis](np.s_[:], *pictures))
     assert len(results) == 2
     losses = results.history["loss"]
     assert not np.allclose(*losses, rtol=1e-3) or not np.allclose(*results.image, atol=1e-3)
     for i in range(2):
-        check_same(results[i], style_transfer(**given | lane(i)))
+        check_same(results[i], style_transfer(**given | AXES[axis](i, *pictures)))
 
 
 def test_coarse_to_fine(shared):
@@ -335,8 +300,6 @@ def test_an_interrupted_sweep_keeps_what_there_is(shared, how):
 
 
 # --- refusals and grids --------------------------------------------------------------------------
-
-KEYS = jax.random.split(jax.random.key(0))
 
 
 @pytest.mark.parametrize(
