@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import jaxnst
-from jaxnst.app import cli
+from jaxnst.pyramid import resize
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
 
@@ -30,6 +30,24 @@ def style() -> jax.Array:
     return jax.numpy.asarray(jaxnst.load_image(DEMO / "style.jpg", size=80))
 
 
+@pytest.fixture(scope="session")
+def small(content: jax.Array) -> jax.Array:
+    """A content, (36, 48, 3), for transfers."""
+    return resize(content, 36, 48)
+
+
+@pytest.fixture(scope="session")
+def paint(style: jax.Array) -> jax.Array:
+    """A style, (40, 32, 3), for transfers."""
+    return resize(style, 40, 32)
+
+
+@pytest.fixture(scope="session")
+def other(style: jax.Array) -> jax.Array:
+    """A style of another size than `paint`, (24, 33, 3)."""
+    return 1 - resize(style, 24, 33)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c() -> None:
     """Ctrl-C as in a terminal; a shell's background jobs, such as a CI's, begin by ignoring it."""
@@ -46,7 +64,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """JAX's setting is the process's, so a command called in this process leaves it alone."""
-    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Read from disk what another test has compiled. Commands find this setting and keep it.
+
+    Not for other processes: one that is killed could leave a damaged file.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -13,9 +13,11 @@ def pad(x):
 
 
 def conv3x3(x, kernel):
-    height, width, _ = x.shape
+    height, width, channels = x.shape
     kernel, padded = np.asarray(kernel, np.float64), pad(x)
-    return sum(padded[i : i + height, j : j + width] @ kernel[i, j] for i, j in OFFSETS)
+    patches = [padded[i : i + height, j : j + width].reshape(-1, channels) for i, j in OFFSETS]
+    rows = sum(patch @ kernel[i, j] for patch, (i, j) in zip(patches, OFFSETS, strict=True))
+    return rows.reshape(height, width, -1)
 
 
 def conv3x3_by_x(cotangent, kernel):
@@ -39,16 +41,14 @@ def pool_weights(x, pooling):
     return corners, (np.arange(4)[:, None, None, None] == first).astype(np.float64)
 
 
-def vgg19(image, params, pooling):
-    """Return the features of every layer that the image reaches, and their transpose.
+def vgg19(image, params, pooling, layers):
+    """Return the features at `layers`, and their transpose.
 
     The transpose maps a dict of cotangents by layer to the cotangent of the image.
     """
     mean, std = (np.asarray(params["normalize"][k], np.float64) for k in ("mean", "std"))
     x, features, transposes = (np.asarray(image, np.float64) - mean) / std, {}, {}
-    for layer in LAYERS:
-        if layer.startswith("pool") and min(x.shape[:2]) < 2:
-            break
+    for layer in LAYERS[: 1 + max(map(LAYERS.index, layers))]:
         if layer.startswith("conv"):
             kernel = params[layer]["kernel"]
             transposes[layer] = lambda ct, kernel=kernel: conv3x3_by_x(ct, kernel)
@@ -70,7 +70,7 @@ def vgg19(image, params, pooling):
             ct = transposes[layer](ct) if np.ndim(ct) else ct
         return ct / std
 
-    return features, transpose
+    return {layer: features[layer] for layer in layers}, transpose
 
 
 def unpool(cotangent, x, weights):

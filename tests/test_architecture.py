@@ -93,29 +93,19 @@ def test_each_file_is_listed_once():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_file_imports_only_files_listed_before_it(name):
+def test_a_file_imports_what_it_may_and_neither_prints_nor_exits(name):
+    tree = FILES[name]
     assert name in ORDER, f"{name} is not listed: give it a line in CONTRIBUTING.md"
-    wrong = sorted(set(imported_files(FILES[name])) - set(ORDER[: ORDER.index(name)]))
+    wrong = sorted(set(imported_files(tree)) - set(ORDER[: ORDER.index(name)]))
     assert not wrong, f"{name} imports {wrong}, which CONTRIBUTING.md does not list before it"
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_imports_are_absolute(name):
-    nodes = [n for n in ast.walk(FILES[name]) if isinstance(n, ast.ImportFrom) and n.level]
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
     assert not nodes, f"{name} has relative imports on lines {[n.lineno for n in nodes]}"
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_third_party_packages_are_imported_by_their_keepers_only(name):
-    packages = {module.partition(".")[0] for module in imported_modules(FILES[name])}
+    packages = {module.partition(".")[0] for module in imported_modules(tree)}
     wrong = sorted(p for p in packages & set(KEEPERS) if name not in KEEPERS[p])
     assert not wrong, f"{name} imports {wrong}, which is kept to {KEEPERS}"
-
-
-@pytest.mark.parametrize("name", sorted(set(FILES) - {"app/output", "app/cli", "__main__"}))
-def test_only_the_command_line_prints_or_exits(name):
-    lines = list(prints_or_exits(FILES[name]))
-    assert not lines, f"{name} prints or exits on lines {lines}"
+    if name not in {"app/output", "app/cli", "__main__"}:
+        lines = list(prints_or_exits(tree))
+        assert not lines, f"{name} prints or exits on lines {lines}"
 
 
 @pytest.mark.parametrize(
@@ -166,15 +156,8 @@ def test_all_is_one_explicit_list():
     assert not missing, f"{missing} in __all__, but not in jaxnst"
 
 
-def arguments(name):
-    """Public function `name`'s parameters that may be passed by position, and by keyword only."""
-    parameters = inspect.signature(getattr(jaxnst, name)).parameters.values()
-    keyword_only = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
-    return [p for p in parameters if p not in keyword_only], keyword_only
-
-
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_arguments_come_as_key_images_params_others(name):
+def test_arguments_come_as_key_images_params_others_and_options_by_keyword(name):
     def rank(argument):
         if argument == "key":
             return 0
@@ -182,14 +165,15 @@ def test_arguments_come_as_key_images_params_others(name):
             return 1
         return 2 if argument == "params" else 3
 
+    positional = [
+        p
+        for p in inspect.signature(getattr(jaxnst, name)).parameters.values()
+        if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)
+    ]
     # A path says where, not what: save_image(path, image) reads as load_image(path) does.
-    order = [p.name for p in arguments(name)[0] if p.name != "path"]
+    order = [p.name for p in positional if p.name != "path"]
     assert order == sorted(order, key=rank), f"{name} takes {order}"
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_options_are_keyword_only(name):
-    options = {p.name for p in arguments(name)[0] if p.default is not p.empty}
+    options = {p.name for p in positional if p.default is not p.empty}
     # load_params(path); optax's transformations begin with their rate; `where` is data.
     options -= {"load_params": {"path"}, "lbfgs": {"learning_rate"}}.get(name, set()) | {"where"}
     assert not options, f"{name}: {options} have defaults, so they come after `*`"

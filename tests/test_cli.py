@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import Outcome, call, check_refused, environment
 from PIL import Image
 
 import jaxnst
@@ -23,38 +24,19 @@ from jaxnst.images import Geometry
 from jaxnst.optimizers import OPTIMIZERS, Adam, Lbfgs
 from jaxnst.recipes import GEOMETRY, PRESETS, Recipe, TransferConfig, preset
 
-SHALLOW = ["--style-layers", "relu1_1", "relu2_1", "--content-layers", "relu2_1"]
+SHALLOW = ["--style-layers", "relu1_1", "pool1", "--content-layers", "pool1"]
 SMALL = ["--size", "32", "--num-steps", "2", *SHALLOW]
 
 
-class Outcome(typing.NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
+in_folder = pytest.mark.usefixtures("folder")
+INPUTS = ["content.png", "style.png", "-o", "out.png"]
+OUT = Path("out.png")
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line within this process."""
-
-    def call(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        try:
-            status: object = cli.main([str(argument) for argument in arguments])
-        except SystemExit as error:
-            status = 0 if error.code is None else error.code
-        assert isinstance(status, int)
-        return Outcome(status, *capsys.readouterr())
-
-    return call
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder of inputs: pictures, and files that cannot be read as pictures."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder of inputs: pictures, and files that cannot be read as pictures."""
+    monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     for name in ("content", "style", "other"):
         coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
@@ -70,8 +52,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def files(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def transfer(*words: object, inputs: Sequence[str] = INPUTS) -> Outcome:
+    return call("transfer", *inputs, *SMALL, *words)
+
+
+def files() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -79,26 +65,11 @@ def size_of(path: Path) -> tuple[int, int]:
         return picture.size
 
 
-def check_refusal(outcome: Outcome, *parts: str) -> None:
-    assert outcome.status == 2
-    assert outcome.out == ""
-    assert outcome.err.endswith("\n")
-    assert len(outcome.err.splitlines()) == 1
-    assert outcome.err.startswith("jaxnst") and len(outcome.err.strip()) > len("jaxnst: ")
-    assert "Traceback" not in outcome.err
-    for part in parts:
-        assert part in outcome.err
-
-
-def python(*arguments: object, cwd: Path) -> Outcome:
+def python(*words: str) -> Outcome:
     """Call `python -m jaxnst`."""
-    root = str(Path(jaxnst.__file__).parents[1])
-    inherited = os.environ.get("PYTHONPATH")
-    path = root + os.pathsep + inherited if inherited else root
     done = subprocess.run(
-        [sys.executable, "-m", "jaxnst", *map(str, arguments)],
-        cwd=cwd,
-        env={"JAX_PLATFORMS": "cpu"} | os.environ | {"PYTHONPATH": path},
+        [sys.executable, "-m", "jaxnst", *words],
+        env={"JAX_PLATFORMS": "cpu"} | environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -109,6 +80,7 @@ def python(*arguments: object, cwd: Path) -> Outcome:
 # --- refusals ----------------------------------------------------------------------------------
 
 
+@in_folder
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -128,15 +100,13 @@ def python(*arguments: object, cwd: Path) -> Outcome:
         ("content.png -o out.png", "STYLE"),
     ],
 )
-def test_unusable_files_are_refused(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, part: str
-) -> None:
-    monkeypatch.chdir(folder)
-    before = files(folder)
-    check_refusal(run("transfer", *arguments.split(), *SMALL), part)
-    assert files(folder) == before
+def test_unusable_files_are_refused(arguments: str, part: str) -> None:
+    before = files()
+    check_refused(transfer(inputs=arguments.split()), part)
+    assert files() == before
 
 
+@in_folder
 @pytest.mark.parametrize(
     ("option", "part"),
     [
@@ -177,178 +147,147 @@ def test_unusable_files_are_refused(
         ("--fit both", "both"),
         ("--dtype float16", "float16"),
         ("--crop", "crop"),
+        # Numbers that overflow, in the loss or already in JAX.
+        ("--style-weight 3e38", "not finite"),
+        ("--style-weight 1e39", ""),
+        ("--init noise --seed 99999999999999999999", ""),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
-    run: Run, folder: Path, option: str, part: str
-) -> None:
-    before = files(folder)
-    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
-    check_refusal(run("transfer", *inputs, *SMALL, *option.split()), part)
-    assert files(folder) == before
+def test_options_that_make_no_sense_are_refused(option: str, part: str) -> None:
+    before = files()
+    check_refused(transfer(*option.split()), part)
+    assert files() == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["--nonsense"], ["demo", "more.png"]])
-def test_unknown_commands_are_refused(run: Run, arguments: list[str]) -> None:
-    check_refusal(run(*arguments))
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["--nonsense"], ["demo", "more.png"]])
+def test_unknown_commands_are_refused(words: list[str]) -> None:
+    check_refused(call(*words))
 
 
-def test_file_names_cannot_break_the_line(run: Run, folder: Path) -> None:
-    check_refusal(run("transfer", folder / "a\nb.png", folder / "style.png", "-o", "out.png"))
+@in_folder
+def test_file_names_cannot_break_the_line() -> None:
+    check_refused(transfer(inputs=["a\nb.png", *INPUTS[1:]]))
 
 
-def test_weights_that_overflow_are_refused(run: Run, folder: Path) -> None:
-    before = files(folder)
-    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
-    check_refusal(run("transfer", *inputs, *SMALL, "--style-weight", "3e38"), "not finite")
-    assert files(folder) == before
-
-
-@pytest.mark.parametrize(
-    "option", ["--style-weight 1e39", "--init noise --seed 99999999999999999999"]
-)
-def test_numbers_that_jax_cannot_hold_are_refused(run: Run, folder: Path, option: str) -> None:
-    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
-    check_refusal(run("transfer", *inputs, *SMALL, *option.split()))
-
-
-def test_a_picture_of_one_pixel(run: Run, folder: Path) -> None:
+@in_folder
+def test_a_picture_of_one_pixel() -> None:
     # As it is, the network has nothing to see; enlarged, it is an even colour.
-    inputs = folder / "dot.png", folder / "style.png", "-o", folder / "out.png"
-    check_refusal(run("transfer", *inputs, "--size", 1, "--num-steps", 2), "8x8", "not 1x1")
-    assert not (folder / "out.png").exists()
-    assert run("transfer", *inputs, *SMALL).status == 0
-    assert size_of(folder / "out.png") == (32, 32)
-
-
-def test_refusal_from_a_real_process(folder: Path) -> None:
-    before = files(folder)
-    check_refusal(python("transfer", "text.jpg", "style.png", "-o", "out.png", cwd=folder))
-    assert files(folder) == before
+    inputs = ["dot.png", *INPUTS[1:]]
+    check_refused(call("transfer", *inputs, "--size", 1, "--num-steps", 2), "8x8", "not 1x1")
+    assert not OUT.exists()
+    assert transfer(inputs=inputs).status == 0
+    assert size_of(OUT) == (32, 32)
 
 
 # --- good runs ---------------------------------------------------------------------------------
 
 
+@in_folder
 @pytest.mark.parametrize("styles", [["style.png"], ["style.png", "other.png"]])
-def test_transfer_writes_a_picture_and_is_quiet(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, styles: list[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    before = files(folder)
-    outcome = run("transfer", "content.png", *styles, "-o", "out.png", *SMALL)
+def test_transfer_writes_a_picture_and_is_quiet(styles: list[str]) -> None:
+    before = files()
+    outcome = transfer(inputs=["content.png", *styles, "-o", "out.png"])
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.out.startswith("out.png: loss ") and "after 2 evaluations" in outcome.out
     assert len(outcome.out.splitlines()) == 1
-    assert size_of(folder / "out.png") == (32, 32)
-    after = files(folder)
-    assert set(after) - set(before) == {folder / "out.png"}
-    assert {path: after[path] for path in before} == before
+    assert size_of(OUT) == (32, 32)
+    assert files() == before | {OUT: OUT.read_bytes()}
 
 
-def test_real_process_writes_a_picture(folder: Path) -> None:
-    outcome = python(
-        "transfer", "wide.png", "style.png", "-o", "out.jpg", *SMALL, "--preset", "article",
-        cwd=folder,
-    )  # fmt: skip
+@in_folder
+def test_real_processes_write_a_picture_or_refuse() -> None:
+    before = files()
+    check_refused(python("transfer", "text.jpg", "style.png", "-o", "out.jpg"))
+    assert files() == before
+    words = ["wide.png", "style.png", "-o", "out.jpg", *SMALL, "--preset", "article"]
+    outcome = python("transfer", *words)
     assert (outcome.status, outcome.err) == (0, "")
     assert "out.jpg" in outcome.out
-    assert size_of(folder / "out.jpg") == (32, 32)
+    assert size_of(Path("out.jpg")) == (32, 32)
 
 
-def test_article_crops_unless_it_is_asked_not_to(run: Run, folder: Path) -> None:
-    out = folder / "out.png"
-    inputs = folder / "wide.png", folder / "style.png", "-o", out, "--preset", "article"
-    assert run("transfer", *inputs, *SMALL).status == 0
-    assert size_of(out) == (32, 32)
-    assert run("transfer", *inputs, *SMALL, "--no-crop").status == 0
-    assert size_of(out) == (38, 32)
+@in_folder
+def test_article_crops_unless_it_is_asked_not_to() -> None:
+    inputs = ["wide.png", *INPUTS[1:], "--preset", "article"]
+    assert transfer(inputs=inputs).status == 0
+    assert size_of(OUT) == (32, 32)
+    assert transfer("--no-crop", inputs=inputs).status == 0
+    assert size_of(OUT) == (38, 32)
 
 
-def test_transparency_is_kept(run: Run, folder: Path) -> None:
-    with Image.open(folder / "content.png") as picture:
+@in_folder
+def test_transparency_is_kept() -> None:
+    with Image.open("content.png") as picture:
         clear = picture.convert("RGBA").resize((32, 32))
     clear.paste((0, 0, 0, 0), (0, 0, 16, 32))
-    clear.save(folder / "clear.png")
-    out = folder / "out.png"
-    outcome = run("transfer", folder / "clear.png", folder / "style.png", "-o", out, *SMALL)
+    clear.save("clear.png")
+    outcome = transfer(inputs=["clear.png", *INPUTS[1:]])
     assert (outcome.status, outcome.err) == (0, "")
-    with Image.open(out) as picture:
+    with Image.open(OUT) as picture:
         assert picture.mode == "RGBA"
         np.testing.assert_array_equal(picture.getchannel("A"), clear.getchannel("A"))
 
 
-def test_an_existing_output_is_replaced(run: Run, folder: Path) -> None:
-    out = folder / "out.png"
-    out.write_text("old")
-    assert run("transfer", folder / "content.png", folder / "style.png", "-o", out, *SMALL)[0] == 0
-    assert size_of(out) == (32, 32)
-
-
-def test_the_same_command_writes_the_same_picture(run: Run, folder: Path) -> None:
+@in_folder
+def test_the_same_command_replaces_its_picture_by_the_same() -> None:
     def picture(*options: object) -> bytes:
-        inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
-        assert run("transfer", *inputs, *SMALL, "--init", "noise", *options).status == 0
-        return (folder / "out.png").read_bytes()
+        OUT.write_text("old")
+        assert transfer("--init", "noise", *options).status == 0
+        return OUT.read_bytes()
 
     assert picture() == picture("--seed", 0) != picture("--seed", 1)
+    assert size_of(OUT) == (32, 32)
 
 
+@in_folder
 @pytest.mark.parametrize("quiet", [False, True])
 def test_progress_is_shown_on_a_terminal_only(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quiet: bool
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
-    outcome = run("transfer", *inputs, *SMALL, *(["--quiet"] if quiet else []))
-    assert outcome.status == 0
-    assert ("2/2" in outcome.err) is not quiet
-    assert bool(outcome.err) is not quiet
+    assert cli.main(["transfer", *INPUTS, *SMALL, *(["--quiet"] if quiet else [])]) == 0
+    err = capsys.readouterr().err
+    assert ("2/2" in err) is not quiet
+    assert bool(err) is not quiet
 
 
-def test_ctrl_c_keeps_the_best_picture(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@in_folder
+def test_ctrl_c_keeps_the_best_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     def progress(*_: object) -> nullcontext[Callable[[object], None]]:
         return nullcontext(lambda _: signal.raise_signal(signal.SIGINT))
 
     monkeypatch.setattr(cli, "_progress", progress)
-    out = folder / "out.png"
-    inputs = folder / "content.png", folder / "style.png", "-o", out
-    outcome = run("transfer", *inputs, *SMALL, "--num-steps", 50)
+    outcome = transfer("--num-steps", 50)
     assert outcome.status == 130
     assert "interrupted" in outcome.out and outcome.err == ""
-    assert size_of(out) == (32, 32)
+    assert size_of(OUT) == (32, 32)
 
 
-def test_ctrl_c_before_the_first_picture(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@in_folder
+def test_ctrl_c_before_the_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load_params", interrupt)
-    before = files(folder)
-    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
-    outcome = run("transfer", *inputs, *SMALL)
+    before = files()
+    outcome = transfer()
     assert (outcome.status, outcome.out) == (130, "")
     assert len(outcome.err.splitlines()) == 1
-    assert files(folder) == before
+    assert files() == before
 
 
-def test_demo(run: Run, tmp_path: Path) -> None:
+def test_demo(tmp_path: Path) -> None:
     out = tmp_path / "picture.png"
-    outcome = run("demo", "--size", 32, "--num-steps", 2, "-o", out)  # with all its layers
+    outcome = call("demo", "--size", 32, "--num-steps", 2, "-o", out)  # with all its layers
     assert (outcome.status, outcome.err) == (0, "")
     assert str(out) in outcome.out
     assert max(size_of(out)) == 32
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_version(run: Run) -> None:
-    outcome = run("--version")
-    assert outcome == (0, f"jaxnst {jaxnst.__version__}\n", "")
+def test_version() -> None:
+    assert call("--version") == (0, f"jaxnst {jaxnst.__version__}\n", "")
 
 
 def test_the_installed_command_is_this_one() -> None:
@@ -394,8 +333,8 @@ def described(cls: type) -> set[str]:
 
 
 @pytest.mark.parametrize("command", ["transfer", "demo"])
-def test_help_lists_every_option(run: Run, command: str) -> None:
-    outcome = run(command, "--help")
+def test_help_lists_every_option(command: str) -> None:
+    outcome = call(command, "--help")
     assert (outcome.status, outcome.err) == (0, "")
     words = set(outcome.out.replace(",", " ").split())
     classes = TransferConfig, jaxnst.Objective, Geometry, *OPTIMIZERS.values()
@@ -489,13 +428,13 @@ def test_options_come_from_the_terms_of_the_preset(monkeypatch: pytest.MonkeyPat
         recipe("--preset mine --style-weight 2")
 
 
-def test_other_layers_run(run: Run, folder: Path) -> None:
-    inputs = folder / "content.png", folder / "style.png", "-o", folder / "out.png"
+@in_folder
+def test_other_layers_run() -> None:
     layers = ["--style-layers", "relu1_1", "relu1_2", "--content-layers", "conv2_1"]
     # Shallow layers see small pictures.
-    outcome = run("transfer", *inputs, *layers, "--size", 8, "--num-steps", 2)
+    outcome = transfer(*layers, "--size", 8)
     assert (outcome.status, outcome.err) == (0, "")
-    assert size_of(folder / "out.png") == (8, 8)
+    assert size_of(OUT) == (8, 8)
 
 
 def test_the_demo_has_defaults_that_options_replace() -> None:

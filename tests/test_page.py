@@ -10,25 +10,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from flat_pictures import COLOURS, GRID, IMAGE, plain
 from PIL import Image
 
 from jaxnst.app.page import write_page
 
-COLOURS = np.float32([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
-GRID = [
-    {"style_weight": w, "tv_weight": t, "seed": 3} for w in (1e1, 1e3, 1e5) for t in (0.0, 1e-5)
-]
+GRID = [label | {"seed": 3} for label in GRID]
 NASTY = "</script><script>document.title='harm'</script><!--data-->\"'&<img src=x onerror=alert(1)>"
-
-
-def plain(shapes):
-    """Return an image of one colour for each shape."""
-    return [
-        np.broadcast_to(colour, (*shape, 3)) for colour, shape in zip(COLOURS, shapes, strict=False)
-    ]
-
-
-IMAGE = np.zeros((8, 8, 3), np.float32)
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,13 @@
 
 import numpy as np
 import pytest
+from flat_pictures import COLOURS, GRID, IMAGE, plain
 from PIL import ImageFont
 
 from jaxnst.app.page import write_page
 from jaxnst.app.sheet import _wrap, contact_sheet
 
-COLOURS = np.float32([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
-GRID = [{"style_weight": w, "tv_weight": t} for w in (1e1, 1e3, 1e5) for t in (0.0, 1e-5)]
 NAMES = ["a", "b", "c", "d", "e", "f"]
-IMAGE = np.zeros((8, 8, 3), np.float32)
-
-
-def plain(shapes):
-    """Return an image of one colour for each shape."""
-    return [
-        np.broadcast_to(colour, (*shape, 3)) for colour, shape in zip(COLOURS, shapes, strict=False)
-    ]
 
 
 def boxes(sheet, n):

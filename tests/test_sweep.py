@@ -8,19 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shallow import OBJECTIVE, WEIGHTS
 
 import jaxnst
 from jaxnst import (
     Adam,
-    Content,
     Lbfgs,
-    LossWeights,
-    Objective,
-    Penalty,
     Picture,
     Progress,
     Status,
-    Style,
     SweepProgress,
     SweepResult,
     TransferConfig,
@@ -35,16 +31,9 @@ from jaxnst import (
     sweep,
     weight_grid,
 )
-from jaxnst.pyramid import resize
 
 DEEP, DEEP_WEIGHTS = preset("pastiche")
 DEEP = replace(DEEP, num_steps=6, optimizer=Lbfgs(memory=5))
-# The first layers alone are soon compiled.
-OBJECTIVE = Objective(
-    {"content": Content(("relu2_1",)), "style": Style(("relu1_1", "relu2_1")), "tv": Penalty()}
-)
-WEIGHTS = LossWeights.ones(OBJECTIVE).replace(content=10.0, style=0.1, tv=0.0)
-WEIGHTS = WEIGHTS.replace_layers(style={"relu1_1": 2e-4, "relu2_1": 6e-5})
 LBFGS = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=5), num_steps=6)
 ADAM = replace(LBFGS, optimizer=Adam())
 NOISE = replace(ADAM, init="noise", num_steps=3)
@@ -55,16 +44,10 @@ side_by_side = partial(sweep, lane_batch=8)  # which CPUs do only if asked to
 
 
 @pytest.fixture(scope="module")
-def shared(content, style, params):
+def shared(small, paint, params):
     """Arguments that lanes share."""
-    content, style = resize(content, 36, 48), resize(style, 40, 32)
-    return {
-        "content": content,
-        "style": style,
-        "params": params,
-        "weights": WEIGHTS,
-        "config": ADAM,
-    }
+    given = {"content": small, "style": paint, "params": params}
+    return given | {"weights": WEIGHTS, "config": ADAM}
 
 
 def pick(tree, lane):
@@ -113,101 +96,66 @@ def test_style_weights(shared, config, weights):
     np.testing.assert_array_equal(results[-1].image, results[2].image)
 
 
-LAYERS = WEIGHTS.replace_layers(style={"relu1_1": [2e-4, 4e-4], "relu2_1": [6e-5, 12e-5]})
+LAYERS = WEIGHTS.replace_layers(
+    style={"relu1_1": np.array([2e-4, 4e-4]), "pool1": np.array([6e-5, 12e-5])}
+)
 RATES = replace(ADAM, optimizer=Adam(learning_rate=np.array([0.01, 0.03])), num_steps=4)
 DECAYS = replace(RATES, optimizer=Adam(b1=np.array([0.5, 0.9]), average=np.array([0.0, 0.9])))
 LENGTHS = replace(LBFGS, optimizer=Lbfgs(memory=3, first_step=np.array([0.003, 0.01])))
 
 
-def flipped(image):
-    return jnp.stack([image, image[::-1]])
+LEFT = jnp.zeros((40, 32)).at[:20].set(1)
+REGIONS = jnp.stack([jnp.eye(36, 48), 1 - jnp.eye(36, 48)])
+KEYS = jax.random.split(jax.random.key(7), 2)
+SHARES = np.array([[1.0, 3.0], [3.0, 1.0]])
+# Functions of two contents, two styles of one size and one of another: the arguments of one
+# lane, or of both where `i` is a slice.
+AXES = {
+    "layers": lambda i, c, s, other: {"weights": pick(LAYERS, i)},
+    "tv": lambda i, c, s, other: {"weights": WEIGHTS.replace(tv=np.array([0.0, 1e5])[i])},
+    "content": lambda i, c, s, other: {"content": c[i]},
+    "content picture": lambda i, c, s, other: {"content": Picture(c[i], REGIONS[1])},
+    "style": lambda i, c, s, other: {"style": s[i]},
+    "one of two styles": lambda i, c, s, other: {"style": [other, s[i]]},
+    "blend": lambda i, c, s, other: {"style": [s[0], other], "blend": SHARES[i]},
+    "style picture": lambda i, c, s, other: {
+        "style": [Picture(s[i], LEFT), Picture(s[0], LEFT)],
+        "blend": [2, 1],
+    },
+    "style in regions": lambda i, c, s, other: {"style": [s[i], other], "regions": REGIONS},
+    "keys": lambda i, c, s, other: {"key": KEYS[i], "config": NOISE},
+    "one key": lambda i, c, s, other: {"key": KEYS[0], "config": NOISE, "content": c[i]},
+    "first image": lambda i, c, s, other: {"initial_image": c[i]},
+    "rates": lambda i, c, s, other: {"config": lane_of_config(RATES, i)},
+    "decays": lambda i, c, s, other: {"config": lane_of_config(DECAYS, i)},
+    "lengths": lambda i, c, s, other: {"config": lane_of_config(LENGTHS, i)},
+}
 
 
-def lanes_of(axis, content, style):
-    """What differs between two lanes, and a function to the same of one lane."""
-    other, keys = resize(1 - style, 24, 33), jax.random.split(jax.random.key(7), 2)
-    regions = jnp.stack([jnp.eye(36, 48), 1 - jnp.eye(36, 48)])
-    where = jnp.zeros(style.shape[:2]).at[:20].set(1)
-    contents, styles = flipped(content), jnp.stack([style, 1 - style])
-    shares = np.array([[1.0, 3.0], [3.0, 1.0]])
-    two = {"style": [style, other]}
-    of_style = {"style": [Picture(styles, where), Picture(style, where)], "blend": [2, 1]}
-    of_regions = {"style": [styles, other], "regions": regions}
-    configs = {"rates": RATES, "decays": DECAYS, "lengths": LENGTHS}
-    if axis in configs:
-        config = configs[axis]
-        return {"config": config}, lambda i: {
-            "config": replace(config, optimizer=pick(config.optimizer, i))
-        }
-    return {
-        "layers": ({"weights": LAYERS}, lambda i: {"weights": pick(LAYERS, i)}),
-        "tv": (
-            {"weights": WEIGHTS.replace(tv=[0.0, 1e5])},
-            lambda i: {"weights": WEIGHTS.replace(tv=[0.0, 1e5][i])},
-        ),
-        "content": ({"content": contents}, lambda i: {"content": contents[i]}),
-        "content picture": (
-            {"content": Picture(contents, regions[1])},
-            lambda i: {"content": Picture(contents[i], regions[1])},
-        ),
-        "style": ({"style": styles}, lambda i: {"style": styles[i]}),
-        "one of two styles": ({"style": [other, styles]}, lambda i: {"style": [other, styles[i]]}),
-        "blend": ({**two, "blend": shares}, lambda i: {**two, "blend": shares[i]}),
-        "style picture": (
-            of_style,
-            lambda i: {**of_style, "style": [Picture(styles[i], where), Picture(style, where)]},
-        ),
-        "style in regions": (of_regions, lambda i: {**of_regions, "style": [styles[i], other]}),
-        "keys": (
-            {"key": keys, "config": NOISE},
-            lambda i: {"key": keys[i], "config": NOISE},
-        ),
-        "one key": (
-            {"key": keys[0], "config": NOISE, "content": contents},
-            lambda i: {"key": keys[0], "config": NOISE, "content": contents[i]},
-        ),
-        "first image": ({"initial_image": contents}, lambda i: {"initial_image": contents[i]}),
-    }[axis]
+def lane_of_config(config, lane):
+    return replace(config, optimizer=pick(config.optimizer, lane))
 
 
-@pytest.mark.parametrize(
-    "axis",
-    [
-        "layers",
-        "tv",
-        "content",
-        "content picture",
-        "style",
-        "one of two styles",
-        "blend",
-        "style picture",
-        "style in regions",
-        "keys",
-        "one key",
-        "first image",
-        "rates",
-        "decays",
-        "lengths",
-    ],
-)
-def test_lanes_over_anything(shared, axis):
+@pytest.mark.parametrize("axis", AXES)
+def test_lanes_over_anything(shared, other, axis):
     given = shared | {"config": replace(ADAM, num_steps=3)}
-    lanes, lane = lanes_of(axis, shared["content"], shared["style"])
-    results = side_by_side(**given | lanes)
+    content, style = shared["content"], shared["style"]
+    pictures = jnp.stack([content, content[::-1]]), jnp.stack([style, 1 - style]), other
+    results = side_by_side(**given | AXES[axis](np.s_[:], *pictures))
     assert len(results) == 2
     losses = results.history["loss"]
     assert not np.allclose(*losses, rtol=1e-3) or not np.allclose(*results.image, atol=1e-3)
     for i in range(2):
-        check_same(results[i], style_transfer(**given | lane(i)))
+        check_same(results[i], style_transfer(**given | AXES[axis](i, *pictures)))
 
 
 def test_coarse_to_fine(shared):
     config = replace(ADAM, num_steps=(5, 3), min_size=24, optimizer=Adam(average=0.9))
-    given, weights = shared | {"config": config}, pick(THREE, np.s_[:2])
-    results = side_by_side(**given | {"weights": weights})
-    np.testing.assert_array_equal(results.history["size"], [[24] * 5 + [48] * 3] * 2)
-    for i in range(2):
-        check_same(results[i], style_transfer(**given | {"weights": pick(weights, i)}))
+    given = shared | {"config": config}
+    results = side_by_side(**given | {"weights": THREE})
+    np.testing.assert_array_equal(results.history["size"], [[24] * 5 + [48] * 3] * 3)
+    for i in range(3):
+        check_same(results[i], style_transfer(**given | {"weights": pick(THREE, i)}))
 
 
 def test_a_lost_lane_leaves_the_others_alone(shared):
@@ -340,7 +288,7 @@ def test_an_interrupted_sweep_keeps_what_there_is(shared, how):
             raise KeyboardInterrupt
         return record.lanes.start == 1
 
-    config = replace(NOISE, num_steps=4, min_size=24)
+    config = replace(ADAM, num_steps=4, min_size=24)
     given = shared | {"weights": THREE, "config": config}
     results = sweep(**given, lane_batch=1, callback=stop)
     assert results.status.tolist() == [Status.OK, Status.INTERRUPTED, Status.INTERRUPTED]
@@ -352,8 +300,6 @@ def test_an_interrupted_sweep_keeps_what_there_is(shared, how):
 
 
 # --- refusals and grids --------------------------------------------------------------------------
-
-KEYS = jax.random.split(jax.random.key(0))
 
 
 @pytest.mark.parametrize(

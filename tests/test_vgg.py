@@ -68,7 +68,7 @@ def cotangents_of(features):
     [
         ((128, 96), LAYERS, "average"),
         ((17, 23), ("conv1_1", "relu2_2", "pool3", "conv4_2", "pool4"), "max"),
-        ((16, 16), ("pool4",), "average"),
+        ((8, 8), ("pool3",), "average"),
         *(
             (size, layers, pooling)
             for pooling in ("max", "average")
@@ -86,23 +86,22 @@ def test_layers_and_gradient_of_one_program_agree_with_numpy(
     params, content, size, layers, pooling
 ):
     image = jnp.tile(content, (2, 2, 1))[: size[0], : size[1]]
-    features, transpose = vgg19(image, params, pooling)
-    features = {layer: features[layer] for layer in layers}
+    features, transpose = vgg19(image, params, pooling, layers)
 
     @jax.jit
-    def run(image, cotangents):
+    def run(image, params, cotangents):
         extract = partial(extract_features, params=params, layers=layers, pooling=pooling)
         found, pullback = jax.vjp(extract, image)
         return found, *pullback(cotangents)
 
     cotangents = cotangents_of(features)
-    assert_close(run(image, cotangents), (features, transpose(cotangents)))
+    assert_close(run(image, params, cotangents), (features, transpose(cotangents)))
 
 
 @pytest.mark.parametrize("pooling", ["max", "average"])
 def test_each_layer_agrees_with_numpy_without_jit(params, content, pooling):
     image = content[:32, 5:40]
-    expected, _ = vgg19(image, params, pooling)
+    expected, _ = vgg19(image, params, pooling, LAYERS)
     together = extract_features(image, params, layers=LAYERS, pooling=pooling)
     assert_close(together, expected)
     for layer in LAYERS[::3]:
@@ -117,14 +116,14 @@ def test_a_batch_and_its_tangents_agree_with_numpy(params, content, pooling):
     layers = (*PAIR, "pool3")
 
     @jax.jit
-    @jax.vmap
-    def run(image, tangent):
+    @partial(jax.vmap, in_axes=(0, 0, None))
+    def run(image, tangent, params):
         extract = partial(extract_features, params=params, layers=layers, pooling=pooling)
         return jax.jvp(extract, (image,), (tangent,))
 
-    found, slopes = run(images, tangents)
+    found, slopes = run(images, tangents, params)
     for lane, (image, tangent) in enumerate(zip(images, tangents, strict=True)):
-        features, transpose = vgg19(image, params, pooling)
+        features, transpose = vgg19(image, params, pooling, layers)
         for layer in layers:
             assert_close(found[layer][lane], features[layer])
             # ⟨y, J v⟩ = ⟨Jᵀ y, v⟩, where y = J v makes the left side the square of its norm.
@@ -299,8 +298,7 @@ def x64():
 @pytest.mark.parametrize("promotion", ["standard", "strict"])
 def test_float64_is_exact_throughout(params, content, x64, promotion):
     image = np.asarray(content[:16, :18], np.float64)
-    expected, transpose = vgg19(image, params, "average")
-    expected = {layer: expected[layer] for layer in PAIR}
+    expected, transpose = vgg19(image, params, "average", PAIR)
     cotangents = {layer: np.cos(x) for layer, x in expected.items()}
     extract = partial(
         extract_features, params=params, layers=PAIR, pooling="average", dtype="float64"
