@@ -217,7 +217,7 @@ def save_image(
             raise ValueError(
                 f"alpha must have the image's shape {colours.shape[:2]}, not {opacity.shape[:-1]}"
             )
-        if form == "JPEG":
+        if not keeps_opacity(path):
             _log.warning("JPEG has no transparency: %s is laid over white", path)
             colours = colours * opacity + (1 - opacity)
         else:
@@ -235,6 +235,11 @@ def save_image(
         ) from error
     with replacing(path) as beside:
         beside.write_bytes(encoded.getbuffer())
+
+
+def keeps_opacity(path: PathLike) -> bool:
+    """Return whether the format that the suffix names has transparency."""
+    return _FORMATS[Path(path).suffix.lower()] != "JPEG"
 
 
 def check_output(path: PathLike) -> None:

@@ -394,6 +394,19 @@ def test_formats_and_transparency_are_kept(run):
                 np.testing.assert_array_equal(picture.getchannel("A"), clear.getchannel("A"))
 
 
+def test_transparency_lost_to_jpeg_is_said_once(run):
+    with Image.open(CONTENT) as picture:
+        clear = picture.convert("RGBA").resize((48, 32))
+    clear.putalpha(0)
+    clear.save("clear.png")
+    outcome = run(*LBFGS, "--save-every", "2", inputs=["clear.png", STYLE, "-o", "out.jpg"])
+    assert outcome[0] == 0
+    assert outcome[2] == "jaxnst: JPEG has no transparency: out.jpg is laid over white\n"
+    for name in ("out.jpg", "out_2.jpg"):
+        with Image.open(name) as picture:
+            assert np.asarray(picture).min() > 250
+
+
 def test_a_link_goes_on_pointing_at_the_picture(run):
     Path("elsewhere").mkdir()
     Path("elsewhere/real.png").write_text("old")

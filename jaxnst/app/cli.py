@@ -29,7 +29,7 @@ from jaxnst.app.sweep import PAGE, SHEET, SweepJob, settings_grid, write_overvie
 from jaxnst.devices import is_first, join_processes, share
 from jaxnst.files import check_not_read
 from jaxnst.formats import load_params
-from jaxnst.images import check_output, read_picture
+from jaxnst.images import check_output, keeps_opacity, read_picture
 from jaxnst.optimize import Status
 from jaxnst.scales import Scale, finish, run_scales, schedule
 from jaxnst.transfer import TransferResult, make_problem
@@ -42,6 +42,8 @@ def _transfer(options: argparse.Namespace) -> int:
     _check_outputs(options)
     content, alpha = read_picture(options.content, **dataclasses.asdict(geometry))
     styles = [read_picture(path, **dataclasses.asdict(geometry)).image for path in options.style]
+    if alpha is not None and not keeps_opacity(options.output):
+        complain(f"JPEG has no transparency: {options.output} is laid over white")
     params = load_params(options.params, input=options.input)
     scales = schedule(content.shape, config)
     num_steps = sum(scale.num_steps for scale in scales)

@@ -16,7 +16,7 @@ import jaxnst
 from jaxnst.app import checkpoint
 from jaxnst.app.options import Choice
 from jaxnst.files import check_target, locked, move_into_place
-from jaxnst.images import load_image, save_image
+from jaxnst.images import keeps_opacity, load_image, save_image
 from jaxnst.minimize import Progress
 from jaxnst.pyramid import resize
 from jaxnst.scales import TransferState
@@ -182,8 +182,10 @@ class Recorder:
 
     def save_picture(self, path: Path, image: Any) -> None:
         """Save a picture, enlarged to its final shape."""
-        image = resize(image, *self.shape)
-        self.put(path, lambda beside: save_image(beside, image, alpha=self.alpha))
+        image, alpha = resize(image, *self.shape), self.alpha
+        if alpha is not None and not keeps_opacity(path):  # `save_image` would warn each time
+            image, alpha = image * alpha[..., None] + (1 - alpha[..., None]), None
+        self.put(path, lambda beside: save_image(beside, image, alpha=alpha))
 
     def put(self, path: Path, write: Callable[[Path], object]) -> None:
         """Write a file within the run's folder, then put it in its place.
