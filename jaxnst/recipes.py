@@ -38,7 +38,11 @@ class TransferConfig:
 
     objective: Objective
     init: Literal["content", "noise"] = field(
-        default="content", metadata={"help": "the image to start from"}
+        default="content",
+        metadata={
+            "help": "what to start from; a file must have the content's proportions",
+            "or_file": True,
+        },
     )
     optimizer: Any = field(
         default=Lbfgs(), metadata={"help": "optimiser", "choices": tuple(OPTIMIZERS)}

@@ -28,6 +28,7 @@ from jaxnst.images import read_picture
 from jaxnst.kinds import is_picture_name, unread_reason
 from jaxnst.optimize import Status
 from jaxnst.scales import check_problem
+from jaxnst.sources import Picture
 from jaxnst.sweep import sweep
 from jaxnst.transfer import TransferResult, make_problem
 from jaxnst.vgg import Params, min_size
@@ -137,7 +138,7 @@ class BatchJob:
 
     Attributes:
         contents: this process's share, from `find_contents`.
-        styles: images, blended.
+        styles: the pictures with their shares.
         params: as for `style_transfer`.
         choice: the recipe, and how pictures are loaded.
         settings: see `jobs.Job`.
@@ -146,7 +147,7 @@ class BatchJob:
     """
 
     contents: Sequence[Content]
-    styles: Sequence[Any]
+    styles: Sequence[Picture]
     params: Params
     choice: Choice
     settings: dict[str, str]
@@ -166,7 +167,7 @@ class BatchJob:
         """
         config, weights, _ = self.choice
         problem = make_problem(
-            self.styles[0], self.styles, params=self.params, weights=weights, config=config
+            self.styles[0].image, self.styles, params=self.params, weights=weights, config=config
         )
         check_problem(problem, config)
 

@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from jaxnst.app import weights
 from jaxnst.app.animation import check_animation_output, save_animation
 from jaxnst.app.batch import BatchJob, find_contents
 from jaxnst.app.compiled import keep_compiled_programs
+from jaxnst.app.inputs import Inputs, paths_of, read_inputs, read_styles
 from jaxnst.app.jobs import run_job
 from jaxnst.app.options import choose, preset_named
 from jaxnst.app.output import complain, on_terminal, say
@@ -29,7 +29,7 @@ from jaxnst.app.sweep import PAGE, SHEET, SweepJob, settings_grid, write_overvie
 from jaxnst.devices import is_first, join_processes, share
 from jaxnst.files import check_not_read
 from jaxnst.formats import load_params
-from jaxnst.images import check_output, keeps_opacity, read_picture
+from jaxnst.images import check_output, keeps_opacity
 from jaxnst.optimize import Status
 from jaxnst.scales import Scale, finish, run_scales, schedule
 from jaxnst.transfer import TransferResult, make_problem
@@ -40,28 +40,34 @@ def _transfer(options: argparse.Namespace) -> int:
     choice = choose(options)
     config, weights, geometry = choice
     _check_outputs(options)
-    content, alpha = read_picture(options.content, **dataclasses.asdict(geometry))
-    styles = [read_picture(path, **dataclasses.asdict(geometry)).image for path in options.style]
-    if alpha is not None and not keeps_opacity(options.output):
+    inputs = read_inputs(options, geometry)
+    if inputs.alpha is not None and not keeps_opacity(options.output):
         complain(f"JPEG has no transparency: {options.output} is laid over white")
     params = load_params(options.params, input=options.input)
-    scales = schedule(content.shape, config)
+    scales = schedule(inputs.content.shape, config)
     num_steps = sum(scale.num_steps for scale in scales)
     frame_every = max(1, num_steps // NUM_FRAMES) if options.animation else None
     every = [n for n in (options.save_every, frame_every) if n]
     recorder = Recorder(
         options.output,
         scales[-1].shape,
-        fingerprint_of(content, styles, params, choice),
-        alpha=alpha,
+        fingerprint_of(inputs.fingerprint, params, choice),
+        alpha=inputs.alpha,
         interval=options.checkpoint_seconds,
         save_every=options.save_every,
         frame_every=frame_every,
     )
     if options.save_every:
         steps = range(options.save_every, num_steps + 1, options.save_every)
-        check_not_read((recorder.kept(step, num_steps) for step in steps), _inputs(options))
-    problem = make_problem(content, styles, params=params, weights=weights, config=config)
+        check_not_read((recorder.kept(step, num_steps) for step in steps), paths_of(options))
+    problem = make_problem(
+        inputs.content,
+        inputs.styles,
+        params=params,
+        weights=weights,
+        config=config,
+        **inputs.transfer,
+    )
     keep_compiled_programs()
     with recorder.working(), interruptible() as interrupted, terminable() as terminated:
         if is_unfinished(options.output) and not (options.resume or options.restart):
@@ -90,12 +96,6 @@ def _transfer(options: argparse.Namespace) -> int:
         return _finished(options, result, recorder)
 
 
-def _inputs(options: argparse.Namespace) -> list[Path]:
-    """Return all files that a command reads."""
-    contents = [options.content] if "content" in options else options.contents
-    return [*contents, *options.style, *([options.params] if options.params else [])]
-
-
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse what cannot be written, and what would overwrite an input or another output."""
     check_output(options.output)
@@ -104,7 +104,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.plot:
         check_plot_output(options.plot)
     outputs = filter(None, (options.output, options.animation, options.plot))
-    check_not_read(outputs, _inputs(options))
+    check_not_read(outputs, paths_of(options))
 
 
 def _interrupted(
@@ -167,22 +167,19 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ValueError("--seeds are those of the noise to start from: add --init noise")
     for seed in axes.get("seed", ()):
         dataclasses.replace(config, seed=seed)  # which refuses what is out of range
-    content, alpha = read_picture(options.content, **dataclasses.asdict(geometry))
-    styles = [read_picture(path, **dataclasses.asdict(geometry)).image for path in options.style]
+    inputs = read_inputs(options, geometry)
     params = load_params(options.params, input=options.input)
     job = SweepJob(
-        content,
-        styles,
+        inputs,
         params,
         weights,
         config,
         settings_grid(axes),
-        fingerprint_of(content, styles, params, choice) | {"sweep": repr(axes)},
-        alpha=alpha,
+        fingerprint_of(inputs.fingerprint, params, choice) | {"sweep": repr(axes)},
         lane_batch=options.lane_batch,
     )
     names = [*job.outputs, SHEET, PAGE]
-    check_not_read((options.output / name for name in names), _inputs(options))
+    check_not_read((options.output / name for name in names), paths_of(options))
     job.check()
     keep_compiled_programs()
     status = run_job(job, options.output, restart=options.restart, quiet=options.quiet)
@@ -201,16 +198,18 @@ def _batch(options: argparse.Namespace) -> int:
     choice = choose(options)
     contents = find_contents(options.contents, options.suffix, output=options.output)
     outputs = [options.output / content.output for content in contents]
-    check_not_read(outputs, [*(c.path for c in contents), *_inputs(options)])
-    geometry = dataclasses.asdict(choice.geometry)
-    styles = [read_picture(path, **geometry).image for path in options.style]
+    check_not_read(outputs, [*(c.path for c in contents), *paths_of(options)])
+    if not isinstance(options.init, str | None):
+        raise ValueError(f"--init {options.init} is one picture for many: run transfer for each")
+    styles = read_styles(options, choice.geometry)
     params = load_params(options.params, input=options.input)
+    made_of = Inputs(None, styles).fingerprint
     job = BatchJob(
         share(contents),
         styles,
         params,
         choice,
-        fingerprint_of(None, styles, params, choice) | {"multiple": str(options.multiple)},
+        fingerprint_of(made_of, params, choice) | {"multiple": str(options.multiple)},
         lanes=options.lane_batch or len(jax.local_devices()),
         multiple=options.multiple,
     )

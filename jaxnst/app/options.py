@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import re
 import typing
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxnst.images import Geometry
@@ -102,6 +103,10 @@ def _described(cls: Any) -> list[Any]:
 
 
 def _kind(entry: Any) -> dict[str, Any]:
+    if "or_file" in entry.metadata:
+        words = typing.get_args(entry.type)
+        kind = lambda text: text if text in words else Path(text)  # noqa: E731
+        return {"type": kind, "metavar": "|".join((*words, "FILE"))}
     if "choices" in entry.metadata:
         return {"choices": entry.metadata["choices"]}
     if entry.type is bool:
@@ -125,7 +130,7 @@ def choose(options: argparse.Namespace) -> Choice:
     """
     config, weights = preset(options.preset)
     given = getattr(options, "recipe_defaults", {}) | {
-        k: v for k, v in vars(options).items() if v is not None
+        k: v for k, v in vars(options).items() if v is not None and not isinstance(v, Path)
     }
     if "num_steps" in given and not isinstance(given["num_steps"], int):
         steps = tuple(given["num_steps"])

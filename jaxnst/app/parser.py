@@ -95,7 +95,16 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
     )
     batch.set_defaults(command="batch")
 
+    for command in (transfer, demo, sweep):
+        _add_masks(command)
     for command in (transfer, demo, sweep, batch):
+        command.add_argument(
+            "--blend",
+            type=number,
+            nargs="+",
+            metavar="X",
+            help="share of each style where several are blended (all equal)",
+        )
         command.add_argument("--quiet", action="store_true", help="show no progress")
         command.add_argument(
             "--params", type=Path, metavar="FILE", help="a VGG19 file of your own (the bundled one)"
@@ -132,6 +141,24 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
     action.add_argument("--quiet", action="store_true", help="show no progress")
     action.set_defaults(command="weights fetch")
     return parser
+
+
+def _add_masks(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("regions")
+    group.add_argument(
+        "--masks",
+        type=Path,
+        nargs="+",
+        metavar="MASK",
+        help="for each style, a picture that is white where the content takes that style",
+    )
+    group.add_argument(
+        "--style-masks",
+        type=Path,
+        nargs="+",
+        metavar="MASK",
+        help="for each style, a picture that is white where that style is taken from",
+    )
 
 
 def _add_input(command: argparse.ArgumentParser) -> None:

@@ -57,14 +57,10 @@ def _text(value: Any) -> str:
 
 
 def fingerprint_of(
-    content: Any, styles: list[Any], params: Any, choice: Choice
+    pictures: checkpoint.Fingerprint, params: Any, choice: Choice
 ) -> checkpoint.Fingerprint:
     """Return all that decides how a picture looks, each part by the name of its option."""
-    return settings_of(choice) | {
-        "content": checkpoint.digest(content),
-        "style": checkpoint.digest(styles),
-        "params": checkpoint.digest(params),
-    }
+    return settings_of(choice) | pictures | {"params": checkpoint.digest(params)}
 
 
 def versions() -> dict[str, str]:

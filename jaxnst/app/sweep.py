@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnst.app.inputs import Inputs
 from jaxnst.app.jobs import Callback, IsDone, Made
 from jaxnst.app.manifest import Entry
 from jaxnst.app.page import write_page
@@ -40,22 +41,20 @@ class SweepJob:
     """What all lanes have in common, and the settings of each.
 
     Attributes:
-        content, styles, params, weights, config: as for `style_transfer`.
+        inputs: the pictures.
+        params, weights, config: as for `style_transfer`.
         lanes: of each, by the names of terms with "_weight" and by "seed", what stands in place of
             the weights' scales and the config's seed.
         settings: see `jobs.Job`.
-        alpha: the content's opacity, if it has any.
         lane_batch: as in `sweep`.
     """
 
-    content: Any
-    styles: Sequence[Any]
+    inputs: Inputs
     params: Params
     weights: LossWeights
     config: TransferConfig
     lanes: Sequence[Settings]
     settings: dict[str, str]
-    alpha: Any = None
     lane_batch: int | None = None
 
     @property
@@ -98,7 +97,7 @@ class SweepJob:
         began = time.perf_counter()
         for group, results in groups:
             made = partial(
-                Made, alpha=self.alpha, seconds=(time.perf_counter() - began) / len(group)
+                Made, alpha=self.inputs.alpha, seconds=(time.perf_counter() - began) / len(group)
             )
             for i, result in zip(group, results, strict=True):
                 if result.history:  # else it never began
@@ -115,11 +114,12 @@ class SweepJob:
         )
         seeds = [int(settings.get("seed", self.config.seed)) for settings in chosen]
         return split_lanes(
-            self.content,
-            list(self.styles),
+            self.inputs.content,
+            self.inputs.styles,
             params=self.params,
             weights=weights,
             config=self.config,
+            **self.inputs.transfer,
             key=jnp.stack([jax.random.key(seed) for seed in seeds]),
         )
 
@@ -134,4 +134,4 @@ def write_overview(job: SweepJob, folder: Path, *, title: str) -> None:
 
     if there:
         save_image(folder / SHEET, contact_sheet(images(), labels))
-        write_page(folder / PAGE, job.content, images(), labels, title=title)
+        write_page(folder / PAGE, job.inputs.content, images(), labels, title=title)

@@ -1,0 +1,128 @@
+"""The pictures that a command reads: content, styles, their masks, and the first image."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnst.app.checkpoint import Fingerprint, digest
+from jaxnst.images import Geometry, load_mask, read_picture
+from jaxnst.sources import Picture
+
+
+class Inputs(NamedTuple):
+    """Arguments of `make_problem` and `sweep`, on the host."""
+
+    content: Any
+    styles: list[Picture]
+    regions: Any = None  #: (r, H, W) of the content, one for each style
+    initial_image: Any = None
+    alpha: Any = None  #: the content's opacity
+
+    @property
+    def transfer(self) -> dict[str, Any]:
+        """Return the keyword arguments of a transfer."""
+        return {"regions": self.regions, "initial_image": self.initial_image}
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Return the digests of all pictures, by the names of their options."""
+        return {
+            "content": digest(self.content),
+            "style": digest([style.image for style in self.styles]),
+            "blend": repr([style.share for style in self.styles]),
+            "masks": digest(self.regions),
+            "style_masks": digest([style.regions for style in self.styles]),
+            "init_file": digest(self.initial_image),
+        }
+
+
+def paths_of(options: argparse.Namespace) -> list[Path]:
+    """Return all files that a command reads."""
+    contents = [options.content] if "content" in options else options.contents
+    more = [getattr(options, name, None) or [] for name in ("masks", "style_masks")]
+    single = [options.params, options.init if isinstance(options.init, Path) else None]
+    return [*contents, *options.style, *sum(more, []), *filter(None, single)]
+
+
+def read_styles(options: argparse.Namespace, geometry: Geometry) -> list[Picture]:
+    """Read the styles with their shares of the blend.
+
+    Raises:
+        ValueError: there is another number of shares than of styles, or all are 0.
+        OSError: a file cannot be read.
+    """
+    shares = options.blend or [1.0] * len(options.style)
+    if len(shares) != len(options.style):
+        raise ValueError(
+            f"--blend has {len(shares)} shares, but there are {len(options.style)} styles: give "
+            "one for each"
+        )
+    if not sum(shares) > 0:
+        raise ValueError("--blend must have a share above 0")
+    images = (read_picture(path, **asdict(geometry)).image for path in options.style)
+    return [Picture(image, share=share) for image, share in zip(images, shares, strict=True)]
+
+
+def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
+    """Read the content, the styles, and what goes with them.
+
+    Raises:
+        ValueError: pictures or masks that do not fit each other.
+        OSError: a file cannot be read.
+    """
+    content, alpha = read_picture(options.content, **asdict(geometry))
+    styles, start = read_styles(options, geometry), None
+    if isinstance(options.init, Path):
+        start = read_picture(options.init, **asdict(geometry)).image
+        _check_shape(options.init, start, content, "the content")
+    if not options.masks:
+        if options.style_masks:
+            raise ValueError("--style-masks are parts of styles for the regions of --masks: add it")
+        return Inputs(content, styles, None, start, alpha)
+    _check_count("--masks", options.masks, styles)
+    regions = np.stack([_mask(p, content, geometry, "the content") for p in options.masks])
+    if options.style_masks:
+        _check_count("--style-masks", options.style_masks, styles)
+        masks = [
+            _mask(path, style.image, geometry, "its style")
+            for path, style in zip(options.style_masks, styles, strict=True)
+        ]
+        # Each style counts in its own region alone, so all of its regions may be the same.
+        styles = [
+            style._replace(regions=np.broadcast_to(mask, (len(styles), *mask.shape)))
+            for style, mask in zip(styles, masks, strict=True)
+        ]
+    if options.blend:
+        raise ValueError(
+            "--blend mixes styles everywhere, and --masks parts them: give one of both"
+        )
+    return Inputs(content, styles, regions, start, alpha)
+
+
+def _mask(path: Path, image: Any, geometry: Geometry, whose: str) -> Any:
+    mask = load_mask(path, **asdict(geometry))
+    _check_shape(path, mask, image, whose)
+    if not mask.max() > 0:
+        raise ValueError(f"mask {str(path)!r} is black everywhere: paint its region white")
+    return mask
+
+
+def _check_shape(path: Path, given: Any, image: Any, whose: str) -> None:
+    if given.shape[:2] != image.shape[:2]:
+        (height, width), (h, w) = given.shape[:2], image.shape[:2]
+        raise ValueError(
+            f"{str(path)!r} is {width}x{height} pixels at this size, and {whose} {w}x{h}: give a "
+            "picture of the same proportions"
+        )
+
+
+def _check_count(option: str, masks: Sequence[Path], styles: Sequence[Picture]) -> None:
+    if len(masks) != len(styles):
+        raise ValueError(
+            f"{option} has {len(masks)} masks, but there are {len(styles)} styles: give one for "
+            "each style, in their order"
+        )

@@ -1,0 +1,132 @@
+"""Masks, shares and first images on the command line."""
+
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxnst
+from jaxnst.app.options import choose
+from jaxnst.app.parser import make_parser
+
+SMALL = ["--preset", "pastiche", "--content-layers", "relu2_1", "--style-layers", "relu1_1"]
+SMALL += ["--optimizer", "adam", "--size", "32", "--num-steps", "3"]
+
+
+def call(*words):
+    return helpers.call("transfer", "photo.png", *words, "-o", "out.png", *SMALL)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    for name, (width, height) in {"photo": (48, 32), "sky": (40, 30), "ground": (30, 40)}.items():
+        coarse = Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8))
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(f"{name}.png")
+    left = np.zeros((32, 48), np.uint8)
+    left[:, :24] = 255
+    for name, mask in {"left": left, "right": 255 - left, "black": 0 * left}.items():
+        Image.fromarray(mask).save(f"{name}.png")
+    return tmp_path
+
+
+def made(path="out.png"):
+    with Image.open(path) as picture:
+        return np.asarray(picture, float) / 255
+
+
+def test_masks_are_regions_of_the_library(folder, params):
+    masks = ["--masks", "left.png", "right.png", "--style-masks", "left.png", "right.png"]
+    Image.open("photo.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("sky.png")
+    Image.open("photo.png").transpose(Image.Transpose.FLIP_TOP_BOTTOM).save("ground.png")
+    assert call("sky.png", "ground.png", *masks).status == 0
+    options = make_parser().parse_args(["transfer", "a", "b", "-o", "c", *SMALL])
+    config, weights, _ = choose(options)
+    content, sky, ground = (
+        jaxnst.load_image(f"{name}.png", size=32) for name in ("photo", "sky", "ground")
+    )
+    regions = np.stack([jaxnst.load_mask(f"{name}.png", size=32) for name in ("left", "right")])
+    styles = [
+        jaxnst.Picture(image, regions=np.stack([mask, mask]))
+        for image, mask in zip((sky, ground), regions, strict=True)
+    ]
+    result = jaxnst.style_transfer(
+        content, styles, params=params, weights=weights, config=config, regions=regions
+    )
+    assert np.abs(made() - np.asarray(result.image)).max() <= 0.5001 / 255
+    plain = made()
+    assert call("sky.png", "ground.png").status == 0
+    assert np.abs(made() - plain).max() > 3 / 255
+
+
+def test_blend(folder):
+    pictures = {}
+    for shares in ("1 1", "2 2", "3 1", "1 0"):
+        assert call("sky.png", "ground.png", "--blend", *shares.split()).status == 0
+        pictures[shares] = made()
+    assert call("sky.png", "ground.png").status == 0
+    np.testing.assert_array_equal(made(), pictures["1 1"])
+    np.testing.assert_allclose(pictures["2 2"], pictures["1 1"], atol=1.1 / 255)
+    assert call("sky.png").status == 0
+    np.testing.assert_allclose(pictures["1 0"], made(), atol=1.1 / 255)
+    assert np.abs(pictures["3 1"] - pictures["1 1"]).max() > 3 / 255
+
+
+def test_a_first_image_from_a_file(folder):
+    Image.open("photo.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("first.png")
+    few = ["--num-steps", "1"]
+    assert call("sky.png", "--init", "first.png", *few).status == 0
+    expected = np.asarray(jaxnst.load_image("first.png", size=32))
+    np.testing.assert_allclose(made(), expected, atol=12 / 255)  # one small step away
+    assert call("sky.png", *few).status == 0
+    np.testing.assert_allclose(made()[:, ::-1], expected, atol=12 / 255)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("sky.png ground.png --masks left.png", "has 1 masks, but there are 2 styles"),
+        ("sky.png --masks left.png right.png", "has 2 masks, but there are 1 styles"),
+        ("sky.png --masks sky.png", "the same proportions"),
+        ("sky.png --masks black.png", "black everywhere"),
+        ("sky.png --masks none.png", "none.png"),
+        ("sky.png --style-masks sky.png", "--masks"),
+        ("sky.png --masks left.png --style-masks left.png", "the same proportions"),
+        ("sky.png ground.png --masks left.png right.png --blend 1 2", "give one of both"),
+        ("sky.png ground.png --blend 1", "has 1 shares, but there are 2 styles"),
+        ("sky.png ground.png --blend 0 0", "above 0"),
+        ("sky.png ground.png --blend 1 -1", "--blend"),
+        ("sky.png --init sky.png", "the same proportions"),
+        ("sky.png --init nothing", "nothing"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(folder, words, part):
+    before = sorted(Path().iterdir())
+    helpers.check_refused(call(*words.split()), part)
+    assert sorted(Path().iterdir()) == before
+
+
+def test_masks_are_inputs_that_nothing_overwrites(folder):
+    words = ["photo.png", "sky.png", "ground.png", "--masks", "left.png", "right.png"]
+    helpers.check_refused(helpers.call("transfer", *words, "-o", "left.png", *SMALL), "overwrite")
+
+
+def test_other_masks_do_not_resume(folder):
+    from jaxnst.app.inputs import read_inputs
+    from jaxnst.images import Geometry
+
+    def fingerprint(*words):
+        words = ["transfer", "photo.png", "sky.png", "ground.png", "-o", "c", *words]
+        return read_inputs(make_parser().parse_args(words), Geometry(size=32)).fingerprint
+
+    plain = fingerprint()
+    for words, names in [
+        (["--masks", "left.png", "right.png"], {"masks"}),
+        (["--blend", "1", "2"], {"blend"}),
+        (["--init", "photo.png"], {"init_file"}),
+    ]:
+        changed = fingerprint(*words)
+        assert {name for name in plain if plain[name] != changed[name]} == names
