@@ -258,8 +258,8 @@ def test_pictures_that_do_not_fit_are_refused_in_one_line(small, params, name, c
             {"layers": {**WEIGHTS.layers, "style": {"relu1_2": 1.0}}},
             "'style'.* objective has relu1",
         ),
-        ({"scales": {"content": 1.0}}, "scales of the weights"),
-        ({"layers": {}}, "layers of the weights"),
+        ({"scales": {"content": 1.0}}, "weights have scales for content"),
+        ({"layers": {}}, "weights have layers for nothing"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(transfer, change, message):
