@@ -1,11 +1,13 @@
 """Real weights and small real pictures."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
+from shallow import OBJECTIVE, SHORT, WEIGHTS
 
 import jaxnst
 from jaxnst.pyramid import resize
@@ -46,6 +48,56 @@ def paint(style: jax.Array) -> jax.Array:
 def other(style: jax.Array) -> jax.Array:
     """A style of another size than `paint`, (24, 33, 3)."""
     return 1 - resize(style, 24, 33)
+
+
+@pytest.fixture(scope="session")
+def sources(content: jax.Array, style: jax.Array) -> dict[str, jax.Array]:
+    """A content, (24, 32, 3), and a style, (28, 20, 3)."""
+    return {"content": content[:24, :32], "style": style[:28, :20]}
+
+
+@pytest.fixture(scope="session")
+def described(
+    sources: dict[str, jax.Array], params: jaxnst.vgg.Params
+) -> tuple[jax.Array, dict[str, Any]]:
+    """An image, and targets for it, at which one block of the network is compared."""
+    noise = jax.random.normal(jax.random.key(0), sources["content"].shape)
+    targets = jaxnst.compute_targets(sources, params, objective=OBJECTIVE)
+    return sources["content"] + 0.05 * noise, targets
+
+
+@pytest.fixture(scope="session")
+def transfer(
+    small: jax.Array, paint: jax.Array, params: jaxnst.vgg.Params
+) -> Callable[..., jaxnst.TransferResult]:
+    """`style_transfer` with defaults for everything."""
+
+    def run(
+        config: jaxnst.TransferConfig = SHORT,
+        content: Any = small,
+        style: Any = paint,
+        **options: Any,
+    ) -> jaxnst.TransferResult:
+        options = {"weights": WEIGHTS} | options
+        return jaxnst.style_transfer(content, style, params=params, config=config, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def first_loss(small: jax.Array, paint: jax.Array, params: jaxnst.vgg.Params) -> Callable[..., Any]:
+    """The loss of an image, apart from any loop."""
+
+    def loss(image: Any = small, style: Any = paint, regions: Any = None) -> Any:
+        targets = jaxnst.compute_targets(
+            {"content": small, "style": style}, params, objective=OBJECTIVE
+        )
+        value, _ = jax.jit(jaxnst.perceptual_loss)(
+            image, params, targets, WEIGHTS, objective=OBJECTIVE, regions=regions
+        )
+        return pytest.approx(float(value), rel=1e-4)
+
+    return loss
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,6 @@
 """VGG19 in plain NumPy, forward and backward in float64: the oracle of the network."""
 
+import jax
 import numpy as np
 
 from jaxnst.vgg import LAYERS
@@ -79,3 +80,13 @@ def unpool(cotangent, x, weights):
     for (i, j), weight in zip(CORNERS, weights, strict=True):
         result[i:height:2, j:width:2] = weight * cotangent
     return result
+
+
+def relative_error(found, expected):
+    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    errors = jax.tree.map(relative_error, found, expected)
+    assert max(jax.tree.leaves(errors)) <= tolerance, errors

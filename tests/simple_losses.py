@@ -28,7 +28,11 @@ def wall(x):
     return jnp.sum(-x - 0.5 * jnp.sqrt(1 - x))
 
 
-QUADRATIC, ROSENBROCK, WALL = map(with_half, (quadratic, rosenbrock, wall))
+def tree_bowl(x):
+    return jnp.sum((x["a"] - 1) ** 2) + jnp.sum((x["b"]["c"] + 2) ** 2)
+
+
+QUADRATIC, ROSENBROCK, WALL, TREE = map(with_half, (quadratic, rosenbrock, wall, tree_bowl))
 #: Arguments of the quadratic in three dimensions.
 SMALL = (jnp.array([1.0, 10.0, 30.0]), jnp.array([1.0, -2.0, 0.5]))
 

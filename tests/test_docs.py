@@ -1,11 +1,13 @@
 """The Python examples of README.md and docs/python.md run, one after another."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
+from shallow import OBJECTIVE
 
 import jaxnst
 
@@ -25,6 +27,15 @@ def run(codes: list[str], path: Path) -> dict[str, Any]:
     for code in codes:
         exec(compile(code, str(path), "exec"), names)
     return names
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The presets' default sees one block of the network; `jaxnst demo` is tested with all."""
+    config = jaxnst.preset("default").config
+    config = dataclasses.replace(config, objective=OBJECTIVE)
+    recipe = jaxnst.Recipe(config, jaxnst.LossWeights.ones(OBJECTIVE))
+    monkeypatch.setitem(jaxnst.PRESETS, "default", lambda: recipe)
 
 
 def test_the_guide_runs_from_top_to_bottom() -> None:

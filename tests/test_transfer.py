@@ -7,64 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from shallow import OBJECTIVE, STYLE, WEIGHTS
+from shallow import PYRAMID, SHORT, WEIGHTS, check_result
 
 from jaxnst import (
     Adam,
     Content,
-    Lbfgs,
     LossWeights,
     Objective,
-    Penalty,
-    Picture,
     Progress,
     Status,
-    TransferConfig,
-    compute_targets,
-    perceptual_loss,
     preset,
     style_transfer,
 )
 
-SHORT = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=5), num_steps=4)
 NOISE = replace(SHORT, init="noise")
-PYRAMID = replace(SHORT, min_size=24, num_steps=(6, 4))
 ADAM = replace(PYRAMID, optimizer=Adam(average=0.9, clamp=True, b2=0.99))
-
-
-@pytest.fixture(scope="module")
-def transfer(small, paint, params):
-    def run(config=SHORT, content=small, style=paint, **options):
-        options = {"weights": WEIGHTS} | options
-        return style_transfer(content, style, params=params, config=config, **options)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def first_loss(small, paint, params):
-    """The loss of an image, apart from any loop."""
-
-    def loss(image=small, style=paint, regions=None):
-        targets = compute_targets({"content": small, "style": style}, params, objective=OBJECTIVE)
-        value, _ = jax.jit(perceptual_loss)(
-            image, params, targets, WEIGHTS, objective=OBJECTIVE, regions=regions
-        )
-        return pytest.approx(float(value), rel=1e-4)
-
-    return loss
-
-
-def check_result(result, shape, num_steps, terms=("content", "style", "tv")):
-    assert isinstance(result.image, jax.Array)
-    assert result.image.shape == shape and result.image.dtype == jnp.float32
-    assert float(result.image.min()) >= 0 and float(result.image.max()) <= 1
-    assert result.status is Status.OK
-    assert list(result.history) == ["evaluation", "seconds", "size", "loss", *sorted(terms)]
-    assert {values.shape for values in result.history.values()} == {(num_steps,)}
-    np.testing.assert_array_equal(result.history["evaluation"], np.arange(1, num_steps + 1))
-    total = sum(result.history[name] for name in terms)
-    np.testing.assert_allclose(result.history["loss"], total, rtol=1e-5)
 
 
 def check_same(one, two):
@@ -210,104 +167,6 @@ def test_a_finished_run_goes_on_to_itself(transfer, small):
         transfer(content=small[:-2], resume=states[-1])
 
 
-# --- styles, blends and regions ------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def halves(small):
-    """Two regions, left and right."""
-    left = jnp.zeros(small.shape[:2]).at[:, :24].set(1)
-    return jnp.stack([left, 1 - left])
-
-
-def test_a_list_of_styles_is_a_blend(transfer, paint, other, first_loss):
-    both = transfer(style=[paint, other]).history["loss"][0]
-    assert both == first_loss(style=[paint, other])
-    for alone in (paint, other):
-        assert abs(transfer(style=alone).history["loss"][0] / both - 1) > 1e-3
-    np.testing.assert_allclose(
-        transfer(style=(paint, paint)).history["loss"], transfer().history["loss"], rtol=1e-3
-    )
-
-
-def test_a_blend_gives_each_style_its_share(transfer, paint, other, first_loss):
-    shares = [Picture(paint, share=1.0), Picture(other, share=3.0)]
-    for blend in ([1, 3], [0.25, 0.75], np.array([2.0, 6.0])):
-        result = transfer(style=[paint, other], blend=blend)
-        assert result.history["loss"][0] == first_loss(style=shares)
-    assert transfer(style=shares).history["loss"][0] == first_loss(style=shares)
-    assert transfer(style=[paint, other], blend=[0, 2]).history["loss"][0] == first_loss(
-        style=other
-    )
-
-
-def test_each_region_has_its_own_style(transfer, paint, other, halves, first_loss):
-    result = transfer(style=[paint, other], regions=halves)
-    by_region = [
-        first_loss(style=style, regions=halves[i : i + 1]).expected
-        for i, style in enumerate([paint, other])
-    ]
-    assert result.history["loss"][0] == pytest.approx(np.mean(by_region), rel=1e-4)
-    swapped = transfer(style=[other, paint], regions=halves[::-1])
-    np.testing.assert_allclose(swapped.history["loss"], result.history["loss"], rtol=1e-3)
-
-
-def test_a_blend_holds_in_every_region(transfer, paint, other, halves):
-    per_region = [Picture(paint, share=[1.0, 0.5]), Picture(other, share=[0.0, 0.5])]
-    losses = [
-        transfer(style=style, regions=halves, blend=blend).history["loss"][0]
-        for style, blend in (
-            ([paint, other], None),  # each alone
-            (per_region, None),
-            ([paint, other], [1, 1]),
-        )
-    ]
-    assert (np.diff(np.sort(losses)) > 1e-3 * max(losses)).all()
-
-
-def test_regions_that_are_everywhere_change_nothing(transfer, small, paint):
-    everywhere = jnp.ones((2, *small.shape[:2]))
-    for config, regions, style in (
-        (PYRAMID, everywhere, [paint, paint]),
-        (SHORT, everywhere[0], paint),
-    ):
-        result = transfer(config, style=style, regions=regions)
-        check_result(result, small.shape, sum(config.steps))
-        expected = transfer(config).history["loss"]
-        np.testing.assert_allclose(result.history["loss"], expected, rtol=5e-3)
-
-
-def test_a_style_counts_where_its_picture_says(transfer, paint):
-    both = jnp.concatenate([paint, *[jnp.zeros_like(paint)] * 2], axis=1)
-    # The layers of the last columns see across the seam.
-    where = jnp.zeros(both.shape[:2]).at[:, : paint.shape[1] - 6].set(1)
-    masked = transfer(style=Picture(both, where)).history["style"][0]
-    alone, whole = (transfer(style=style).history["style"][0] for style in (paint, both))
-    assert masked == pytest.approx(alone, rel=0.2)
-    assert abs(whole / alone - 1) > 0.5
-
-
-def test_content_counts_where_its_picture_says(transfer, small, halves):
-    start = small.at[:, 30:].set(1 - small[:, 30:])  # as the content on the left
-    left, right = (
-        transfer(content=Picture(small, half), initial_image=start).history["content"][0]
-        for half in halves
-    )
-    assert left < 1e-6 * right
-    whole = transfer(initial_image=start).history["content"][0]
-    assert right == pytest.approx(2 * whole, rel=1e-3)
-
-
-def test_an_objective_without_content(transfer, small):
-    objective = Objective({"style": STYLE, "smooth": Penalty()})
-    weights = LossWeights.ones(objective).replace(smooth=0.1)
-    for init in ("content", "noise"):
-        config = replace(SHORT, objective=objective, init=init, optimizer=Adam())
-        result = transfer(config, weights=weights)
-        check_result(result, small.shape, 4, terms=("style", "smooth"))
-        assert result.history["loss"][-1] < result.history["loss"][0]
-
-
 # --- callback and Ctrl-C -------------------------------------------------------------------------
 
 
@@ -399,8 +258,8 @@ def test_pictures_that_do_not_fit_are_refused_in_one_line(small, params, name, c
             {"layers": {**WEIGHTS.layers, "style": {"relu1_2": 1.0}}},
             "'style'.* objective has relu1",
         ),
-        ({"scales": {"content": 1.0}}, "scales of the weights"),
-        ({"layers": {}}, "layers of the weights"),
+        ({"scales": {"content": 1.0}}, "weights have scales for content"),
+        ({"layers": {}}, "weights have layers for nothing"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(transfer, change, message):
