@@ -173,14 +173,14 @@ def _nuclear_norm_jvp(
     return jnp.sum(factor * matrix), jnp.sum(factor * change)
 
 
-def _scales(low: float) -> list[float]:
-    """Return factors that bring singular values in [low, 1] to 1 by Newton-Schulz steps.
+def _scales(low: float, eps: float) -> list[float]:
+    """Return factors by which Newton-Schulz steps bring singular values from [low, 1] to 1.
 
     Chen & Chow 2014: a factor makes the step's images of both ends of [low, 1] equal. The bound
     of 1.6 keeps the image of 1 from being nearly 0, and so lost in rounding.
     """
-    scales = []
-    while low < 1 - 1e-7:
+    scales: list[float] = []
+    while low < 1 - 2 * eps:
         scales.append(min(1.6, sqrt(3 / (1 + low + low**2))))
         low = 0.5 * scales[-1] * low * (3 - (scales[-1] * low) ** 2)
     return scales
@@ -189,11 +189,13 @@ def _scales(low: float) -> list[float]:
 def _polar_factor(matrix: jax.Array) -> jax.Array:
     # Products of matrices alone: on CPUs and GPUs they are much faster than an SVD. Because of
     # the floor of the covariances, no singular value is below about _SHARE of the Frobenius norm.
-    x = matrix / jnp.sqrt(jnp.sum(matrix**2))
-    for scale in _scales(_SHARE / 2):
+    def step(x: jax.Array, scale: jax.Array) -> tuple[jax.Array, None]:
         x = scale * x
-        x = 1.5 * x - 0.5 * _matmul(x, _matmul(x.T, x))
-    return x
+        return 1.5 * x - 0.5 * _matmul(x, _matmul(x.T, x)), None
+
+    scales = _scales(_SHARE / 2, float(jnp.finfo(matrix.dtype).eps))
+    start = matrix / jnp.sqrt(jnp.sum(matrix**2))
+    return jax.lax.scan(step, start, jnp.asarray(scales, matrix.dtype))[0]
 
 
 def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
