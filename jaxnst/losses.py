@@ -1,7 +1,7 @@
 """Gram matrices and distances: arrays only, never the network.
 
 A statistic is a mean over positions, weighted by `where`: 1 counts a position, 0 leaves it out.
-Without `where`, all positions count equally. A function that is no such mean is marked by
+Without `where`, all positions count equally. Other functions of features are marked by
 `not_additive`.
 """
 
