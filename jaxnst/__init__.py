@@ -10,9 +10,14 @@ from jaxnst.losses import (
     half_squared_error,
     mean_squared_error,
     raw_gram_matrix,
-    total_variation,
 )
 from jaxnst.minimize import Progress, Result, minimize
+from jaxnst.moments import (
+    mean_and_covariance,
+    mean_and_deviation,
+    moments_error,
+    wasserstein_gaussian,
+)
 from jaxnst.objective import (
     Objective,
     Targets,
@@ -26,9 +31,23 @@ from jaxnst.pyramid import resize
 from jaxnst.recipes import PRESETS, Recipe, TransferConfig, preset
 from jaxnst.scales import TransferState
 from jaxnst.sources import Picture
+from jaxnst.statistics import (
+    autocorrelation,
+    pooled_gram_matrix,
+    quantile_means,
+    shifted_gram_matrix,
+    sliced_quantile_means,
+    spectrum_error,
+)
 from jaxnst.sweep import sweep, weight_grid
 from jaxnst.terms import Content, Penalty, Style, Term
 from jaxnst.transfer import TransferResult, style_transfer
+from jaxnst.variation import (
+    gradient_only_variation,
+    nine_point_variation,
+    squared_total_variation,
+    total_variation,
+)
 from jaxnst.vgg import LAYERS, VGG19, Params, extract_features
 
 __version__ = "0.1.0"
@@ -60,8 +79,10 @@ __all__ = [
     "TransferConfig",
     "TransferResult",
     "TransferState",
+    "autocorrelation",
     "compute_targets",
     "extract_features",
+    "gradient_only_variation",
     "gram_matrix",
     "half_squared_error",
     "init",
@@ -71,21 +92,32 @@ __all__ = [
     "load_mask",
     "load_params",
     "loss_and_grad",
+    "mean_and_covariance",
+    "mean_and_deviation",
     "mean_squared_error",
     "minimize",
+    "moments_error",
+    "nine_point_variation",
     "outcome",
     "perceptual_loss",
+    "pooled_gram_matrix",
     "preset",
+    "quantile_means",
     "quantize_params",
     "raw_gram_matrix",
     "resize",
     "restart",
     "save_image",
     "save_params",
+    "shifted_gram_matrix",
+    "sliced_quantile_means",
     "spectral_preconditioner",
+    "spectrum_error",
+    "squared_total_variation",
     "step",
     "style_transfer",
     "sweep",
     "total_variation",
+    "wasserstein_gaussian",
     "weight_grid",
 ]

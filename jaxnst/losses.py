@@ -1,16 +1,35 @@
-"""Statistics of features, distances between them, and penalties: arrays only, never the network.
+"""Gram matrices and distances: arrays only, never the network.
 
 A statistic is a mean over positions, weighted by `where`: 1 counts a position, 0 leaves it out.
-Without `where`, all positions count equally.
+Without `where`, all positions count equally. Other functions of features are marked by
+`not_additive`.
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Where = Float[Array, "h w"] | None
+Function = TypeVar("Function")
+
+
+def not_additive(function: Function) -> Function:
+    """Mark a statistic or distance whose values for parts of a picture do not add up.
+
+    Its attribute `additive` becomes False, and so does that of a term that uses it.
+    """
+    function.additive = False  # type: ignore[attr-defined]
+    return function
+
+
+def is_additive(function: Any) -> bool:
+    """Return whether a function, or the one inside a `partial`, is a mean over positions."""
+    while isinstance(function, partial):
+        function = function.func
+    return bool(getattr(function, "additive", True))
 
 
 def gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:
@@ -35,7 +54,7 @@ def gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[A
     Array([[1., 1.],
            [1., 1.]], dtype=float32)
     """
-    return raw_gram_matrix(features, where) / _count(features, where)
+    return raw_gram_matrix(features, where) / count_positions(features, where)
 
 
 def raw_gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:
@@ -58,16 +77,16 @@ def raw_gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Flo
     >>> float(raw_gram_matrix(jnp.ones((4, 4, 1)))[0, 0])
     16.0
     """
-    _check(features, where)
+    check_features(features, where)
     if where is None:
         return _products(features)
-    features = _accumulate(features)
-    return _sum_products(features * where[:, :, None].astype(features.dtype), features)
+    features = accumulate(features)
+    return sum_products(features * where[:, :, None].astype(features.dtype), features)
 
 
 @jax.custom_jvp
 def _products(features: jax.Array) -> jax.Array:
-    return _sum_products(features, features)
+    return sum_products(features, features)
 
 
 @_products.defjvp
@@ -77,18 +96,19 @@ def _products_jvp(
     # Both factors are `features`, so the tangent is one product plus its transpose. JAX's own
     # rule would compute two products.
     (features,), (change,) = primals, tangents
-    half = _sum_products(change, features)
+    half = sum_products(change, features)
     return _products(features), half + half.T
 
 
-def _sum_products(x: jax.Array, y: jax.Array) -> jax.Array:
+def sum_products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Return the sum over positions of the product of each channel of x with each of y."""
     # An einsum rather than a reshape, so that rows on different devices are summed where they are.
     return jnp.einsum(
         "hwi,hwj->ij",
         x,
         y,
         precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=_accumulator(x),
+        preferred_element_type=accumulator(x),
     )
 
 
@@ -107,7 +127,7 @@ def mean_squared_error(x: Any, y: Any, where: Where = None) -> Float[Array, ""]:
     >>> float(mean_squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
     2.0
     """
-    return _sum_leaves(lambda leaf: _mean(leaf, where), _squared_differences(x, y))
+    return _sum_leaves(lambda leaf: mean_values(leaf, where), _squared_differences(x, y))
 
 
 def half_squared_error(x: Any, y: Any, where: Where = None) -> Float[Array, ""]:
@@ -122,64 +142,44 @@ def half_squared_error(x: Any, y: Any, where: Where = None) -> Float[Array, ""]:
     return 0.5 * _sum_leaves(lambda leaf: _sum(leaf, where), _squared_differences(x, y))
 
 
-def total_variation(image: Float[Array, "h w c"], where: Where = None) -> Float[Array, ""]:
-    """Return the mean absolute difference of horizontal neighbours plus that of vertical ones.
-
-    Anisotropic total variation (Rudin, Osher & Fatemi 1992), as a mean, so that it does not depend
-    on the size. A side of one pixel has no neighbours and adds nothing.
-
-    Args:
-        image: (H, W, C).
-        where: (H, W) weights of the pixels; a difference has the product of its two
-            pixels' weights.
-
-    Raises:
-        ValueError: `image` or `where` has another shape.
-
-    >>> import jax.numpy as jnp
-    >>> float(total_variation(jnp.array([[[0.0], [1.0]], [[0.0], [1.0]]])))
-    1.0
-    """
-    _check(image, where, "image")
-    image = _accumulate(image)
-    across, down = _abs(image[:, 1:] - image[:, :-1]), _abs(image[1:] - image[:-1])
-    if where is None:
-        return jnp.sum(across) / max(across.size, 1) + jnp.sum(down) / max(down.size, 1)
-    return _mean(across, where[:, 1:] * where[:, :-1]) + _mean(down, where[1:] * where[:-1])
-
-
-def _abs(x: jax.Array) -> jax.Array:
-    # At 0 the gradient of jnp.abs is 1, which would push flat areas. Here it is 0.
-    return x * jnp.sign(x)
-
-
-def _accumulator(x: jax.Array) -> Any:
+def accumulator(x: jax.Array) -> Any:
     """Return the type of sums: at least float32, since a Gram matrix overflows float16."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _accumulate(x: jax.Array) -> jax.Array:
-    return x.astype(_accumulator(x))
+def accumulate(x: jax.Array) -> jax.Array:
+    """Return the array in the type of its sums."""
+    return x.astype(accumulator(x))
+
+
+def mean_features(features: jax.Array, where: Where) -> jax.Array:
+    """Return the mean of each channel over the positions, in float32 or better."""
+    features = accumulate(features)
+    if where is None:
+        return jnp.mean(features, axis=(0, 1))
+    total = jnp.sum(features * where[:, :, None].astype(features.dtype), axis=(0, 1))
+    return total / count_positions(features, where)
 
 
 def _sum(values: jax.Array, where: Where) -> jax.Array:
     if where is None:
         return jnp.sum(values)
-    _check(values, where, "values")
+    check_features(values, where, "values")
     return jnp.sum(values * where[:, :, None].astype(values.dtype))
 
 
-def _mean(values: jax.Array, where: Where) -> jax.Array:
+def mean_values(values: jax.Array, where: Where) -> jax.Array:
+    """Return the mean of (h, w, c) values, or of any array without weights."""
     if where is None:
         return jnp.mean(values)
-    return _sum(values, where) / (values.shape[2] * _count(values, where))
+    return _sum(values, where) / (values.shape[2] * count_positions(values, where))
 
 
-def _count(values: jax.Array, where: Where) -> Any:
+def count_positions(values: jax.Array, where: Where) -> Any:
     """Return the number of positions, or the sum of their weights; 1 for an empty region."""
     if where is None:
         return values.shape[0] * values.shape[1]
-    area = jnp.sum(where.astype(_accumulator(values)))
+    area = jnp.sum(where.astype(accumulator(values)))
     return jnp.where(area > 0, area, 1)
 
 
@@ -193,7 +193,7 @@ def _squared_differences(x: Any, y: Any) -> Any:
     if shapes[0] != shapes[1]:
         here = [shape[0] if len(shape) == 1 else shape for shape in shapes]
         raise ValueError(f"the two must have the same shape, not {here[0]} and {here[1]}")
-    return jax.tree.map(lambda a, b: jnp.square(_accumulate(a) - _accumulate(b)), x, y)
+    return jax.tree.map(lambda a, b: jnp.square(accumulate(a) - accumulate(b)), x, y)
 
 
 def _sum_leaves(function: Any, tree: Any) -> jax.Array:
@@ -201,7 +201,8 @@ def _sum_leaves(function: Any, tree: Any) -> jax.Array:
     return total
 
 
-def _check(features: jax.Array, where: Where, name: str = "features") -> None:
+def check_features(features: jax.Array, where: Where, name: str = "features") -> None:
+    """Refuse arrays that are not (h, w, c), and weights of other positions."""
     if features.ndim != 3:
         raise ValueError(
             f"{name} must have the shape (h, w, c), not {tuple(features.shape)}; "

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import jax
 
-from jaxnst.losses import gram_matrix, mean_squared_error, total_variation
+from jaxnst.losses import gram_matrix, is_additive, mean_squared_error
+from jaxnst.variation import total_variation
 from jaxnst.vgg import check_layers
 
 #: (h, w, c) features by layer. "image" is a layer too: the picture itself.
@@ -77,6 +78,11 @@ class Content:
     def __post_init__(self) -> None:
         _frozen_layers(self)
 
+    @property
+    def additive(self) -> bool:
+        """Whether the distance is a mean over positions."""
+        return is_additive(self.distance)
+
     def describe(self, features: Features, regions: Regions) -> Any:
         """Return the features themselves and the regions in which they count."""
         return {layer: (features[layer][None], regions[layer]) for layer in self.layers}
@@ -110,7 +116,8 @@ class Style:
 
     Attributes:
         layers: where the statistic is taken.
-        statistic: `(features, where) -> pytree of arrays`, a mean over positions.
+        statistic: `(features, where) -> pytree of arrays`, a mean over positions. One that is no
+            mean over positions has an attribute `additive = False`, and so has the term.
         distance: `(x, y) -> number`, of two statistics. The default departs from Gatys' equation
             4, Σ (G - A)² / (4·N²·M²), in taking the mean over the N² entries; `gram_matrix`
             divides by the M positions, and the factor 1/4 belongs in `LossWeights`.
@@ -127,6 +134,11 @@ class Style:
 
     def __post_init__(self) -> None:
         _frozen_layers(self)
+
+    @property
+    def additive(self) -> bool:
+        """Whether the statistic is a mean over positions."""
+        return is_additive(self.statistic)
 
     def describe(self, features: Features, regions: Regions) -> Any:
         """Return the statistic of each region at each layer."""

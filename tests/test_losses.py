@@ -12,8 +12,8 @@ from jaxnst.losses import (
     half_squared_error,
     mean_squared_error,
     raw_gram_matrix,
-    total_variation,
 )
+from jaxnst.variation import total_variation
 from jaxnst.vgg import extract_features
 
 ERRORS = [mean_squared_error, half_squared_error]

@@ -1,0 +1,375 @@
+"""Moments, correlations, spectra, quantiles and total variations against plain NumPy."""
+
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnst
+from jaxnst import Content, LossWeights, Objective, Penalty, Picture, Style, compute_targets
+from jaxnst.losses import is_additive
+
+SHAPE = (6, 7, 5)
+RADIUS, PARTS = 2, 4
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+X, Y = draw(*SHAPE), draw(*SHAPE, seed=1) + 0.5
+# Small integers, so that an oracle may repeat positions instead of weighting them.
+WHERE = np.random.default_rng(2).integers(0, 4, SHAPE[:2]).astype(np.float32)
+
+
+def naive_pairs(x, where, dy, dx):
+    """The mean of x(p) x(p + shift)ᵀ, pair by pair."""
+    total, area = np.zeros((x.shape[2],) * 2), 0.0
+    for i, j in np.ndindex(x.shape[:2]):
+        k, l = i + dy, j + dx  # noqa: E741
+        if 0 <= k < x.shape[0] and 0 <= l < x.shape[1]:
+            weight = where[i, j] * where[k, l]
+            total, area = total + weight * np.outer(x[i, j], x[k, l]), area + weight
+    return total / (area or 1)
+
+
+def naive_pooled(x, where, stride=2):
+    total = np.zeros((x.shape[2],) * 2)
+    for i in range(0, x.shape[0], stride):
+        for j in range(0, x.shape[1], stride):
+            block, weights = (
+                x[i : i + stride, j : j + stride],
+                where[i : i + stride, j : j + stride],
+            )
+            if weights.sum():
+                mean = np.einsum("hw,hwc->c", weights, block) / weights.sum()
+                total += weights.sum() * np.outer(mean, mean)
+    return total / where.sum()
+
+
+def naive_autocorrelation(x, where):
+    shifts = [(dy, dx) for dy in range(RADIUS + 1) for dx in range(-RADIUS, RADIUS + 1)]
+    found = [np.diag(naive_pairs(x, where, *shift)) for shift in shifts]
+    return np.reshape(found, (RADIUS + 1, 2 * RADIUS + 1, x.shape[2]))
+
+
+def naive_quantiles(x, where):
+    values = x.reshape(-1, x.shape[2])
+    values = np.repeat(values, PARTS * where.astype(int).ravel(), axis=0)
+    return np.mean(np.array_split(np.sort(values, axis=0), PARTS), axis=1)
+
+
+def naive_sliced(x, where):
+    axes = np.asarray(jax.random.normal(jax.random.key(3), (x.shape[2], 6)), np.float64)
+    return naive_quantiles(x @ (axes / np.sqrt((axes**2).sum(0))), where)
+
+
+def naive_moments(x, where):
+    mean = np.einsum("hw,hwc->c", where, x) / where.sum()
+    return mean, np.einsum("hw,hwi,hwj->ij", where, x, x) / where.sum()
+
+
+def root(a):
+    values, vectors = np.linalg.eigh(a)
+    return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+
+
+def naive_wasserstein(x, y):
+    (mean, a), (other, b) = (
+        (m, s - np.outer(m, m) + (1e-4 + 1e-5 * np.trace(s)) * np.eye(len(m)))
+        for m, s in (naive_moments(z, np.ones(z.shape[:2])) for z in (x, y))
+    )
+    covariances = np.trace(a + b - 2 * root(root(a) @ b @ root(a)))
+    return (np.sum((mean - other) ** 2) + covariances) / len(mean)
+
+
+def naive_spectrum_error(x, y):
+    a, b = (np.fft.fft2(z, axes=(0, 1)) for z in (x, y))
+    common = np.sum(a * b.conj(), axis=2, keepdims=True)
+    nearest = np.fft.ifft2(b * common / np.abs(common), axes=(0, 1))
+    np.testing.assert_allclose(nearest.imag, 0, atol=1e-12)
+    return np.mean((x - nearest.real) ** 2)
+
+
+def naive_nine_points(x):
+    x = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    straight = [np.diff(x, axis=a) for a in (0, 1)]
+    straight = np.mean(straight[0][1:, 1:-1] ** 2) + np.mean(straight[1][1:-1, 1:] ** 2)
+    diagonal = [x[1:, 1:] - x[:-1, :-1], x[1:, :-1] - x[:-1, 1:]]
+    return 2 * straight / 3 + sum(np.mean(d**2) for d in diagonal) / 6
+
+
+class Kind(NamedTuple):
+    """A statistic, its distance, and its oracle."""
+
+    statistic: object
+    naive: object
+    distance: object = jaxnst.mean_squared_error
+
+
+KINDS = {
+    "mean and deviation": Kind(
+        jaxnst.mean_and_deviation,
+        lambda x, where: (naive_moments(x, where)[0], np.diag(naive_moments(x, where)[1])),
+        jaxnst.moments_error,
+    ),
+    "mean and covariance": Kind(jaxnst.mean_and_covariance, naive_moments, jaxnst.moments_error),
+    "wasserstein": Kind(jaxnst.mean_and_covariance, naive_moments, jaxnst.wasserstein_gaussian),
+    "pooled": Kind(jaxnst.pooled_gram_matrix, naive_pooled),
+    "shifted": Kind(
+        partial(jaxnst.shifted_gram_matrix, shift=(2, -1)), partial(naive_pairs, dy=2, dx=-1)
+    ),
+    "autocorrelation": Kind(partial(jaxnst.autocorrelation, radius=RADIUS), naive_autocorrelation),
+    "quantiles": Kind(partial(jaxnst.quantile_means, parts=PARTS), naive_quantiles),
+    "sliced": Kind(
+        partial(jaxnst.sliced_quantile_means, parts=PARTS, directions=6, seed=3), naive_sliced
+    ),
+}
+PENALTIES = {
+    "total variation": jaxnst.total_variation,
+    "squared variation": jaxnst.squared_total_variation,
+    "nine points": jaxnst.nine_point_variation,
+    "gradient only": jaxnst.gradient_only_variation,
+}
+SPECTRUM = "spectrum"
+NAMES = [*KINDS, *PENALTIES, SPECTRUM]
+ADDITIVE = {"mean and deviation", "mean and covariance", "wasserstein"}
+
+
+def number(name, x, where=None):
+    """A statistic's distance to that of Y, or a penalty."""
+    weights = () if where is None else (where,)
+    if name in PENALTIES:
+        return PENALTIES[name](x, *weights)
+    y = jnp.asarray(Y, jnp.promote_types(x.dtype, jnp.float32))
+    if name == SPECTRUM:
+        return jaxnst.spectrum_error(x, y, *weights)
+    kind = KINDS[name]
+    return kind.distance(kind.statistic(x, *weights), kind.statistic(y))
+
+
+def close(found, expected, tolerance):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_statistics_agree_with_loops_in_numpy(name, weighted):
+    where = WHERE if weighted else np.ones(SHAPE[:2])
+    found = KINDS[name].statistic(X, *([jnp.asarray(WHERE)] if weighted else []))
+    expected = KINDS[name].naive(X.astype(np.float64), where)
+    close(found, expected, 1e-5)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
+
+
+def test_distances_and_penalties_agree_with_numpy():
+    x, y = X.astype(np.float64), Y.astype(np.float64)
+    (mean, a), (other, b) = (naive_moments(z, np.ones(SHAPE[:2])) for z in (x, y))
+    a, b = a - np.outer(mean, mean), b - np.outer(other, other)
+    means = np.mean((mean - other) ** 2)
+    deviations = np.sqrt(np.diag(a)) - np.sqrt(np.diag(b))
+    squares = [np.mean(np.diff(x, axis=axis) ** 2) for axis in (0, 1)]
+    for name, expected in (
+        ("mean and deviation", means + np.mean(deviations**2)),
+        ("mean and covariance", means + np.mean((a - b) ** 2)),
+        ("wasserstein", naive_wasserstein(x, y)),
+        (SPECTRUM, naive_spectrum_error(x, y)),
+        ("squared variation", sum(squares)),
+        ("nine points", naive_nine_points(x)),
+    ):
+        np.testing.assert_allclose(number(name, X), expected, rtol=1e-5, err_msg=name)
+
+
+def test_the_gradient_only_variation_is_0_with_the_gradient_of_neighbours_in_loops():
+    value, grad = jax.value_and_grad(jaxnst.gradient_only_variation)(jnp.asarray(X))
+    expected = np.zeros(SHAPE)
+    for i, j in np.ndindex(SHAPE[0] - 1, SHAPE[1] - 1):
+        for k, l in ((i, j + 1), (i + 1, j)):  # noqa: E741
+            difference = X[k, l].astype(np.float64) - X[i, j]
+            expected[k, l] += difference
+            expected[i, j] -= difference
+    assert value == 0
+    close(grad, expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_functions_are_the_same_jitted_vmapped_weighted_by_1_and_about_so_in_bfloat16(name):
+    function = jax.jit(jax.value_and_grad(partial(number, name)))
+    expected = function(X)
+    assert np.abs(expected[1]).max() > 1e-4
+    close(number(name, jnp.asarray(X)), expected[0], 1e-5)
+    lanes = jax.jit(jax.vmap(function))(jnp.stack([X, Y]))
+    close(jax.tree.map(lambda leaf: leaf[0], lanes), expected, 1e-4)
+    if name not in ("gradient only", SPECTRUM):
+        close(function(X, jnp.ones(SHAPE[:2])), expected, 1e-4)
+    rough = jnp.asarray(X, jnp.bfloat16)
+    found, grad = function(rough)
+    assert (found.dtype, grad.dtype) == (jnp.float32, jnp.bfloat16)
+    # The rounded features are the same in float32, so what remains of the value is rounding.
+    close(found, function(np.asarray(rough, np.float32))[0], 1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "gradient only"])
+def test_derivatives_are_finite_differences_in_float64(name):
+    with jax.enable_x64(True):
+        x, change = jnp.asarray(X, jnp.float64), jnp.asarray(draw(*SHAPE, seed=4), jnp.float64)
+        value = jax.jit(partial(number, name))
+        (_, forward), grad = jax.jvp(value, (x,), (change,)), jax.grad(value)(x)
+        step = 1e-6
+        numeric = (value(x + step * change) - value(x - step * change)) / (2 * step)
+        assert grad.dtype == jnp.float64
+    np.testing.assert_allclose(forward, np.vdot(grad, change), rtol=1e-9)
+    np.testing.assert_allclose(forward, numeric, rtol=1e-6)
+
+
+def test_the_second_derivative_of_the_wasserstein_distance_is_a_finite_difference():
+    with jax.enable_x64(True):
+        x, change = jnp.asarray(X, jnp.float64), jnp.asarray(draw(*SHAPE, seed=4), jnp.float64)
+        gradient = jax.jit(jax.grad(partial(number, "wasserstein")))
+        found = jax.jvp(gradient, (x,), (change,))[1]
+        numeric = (gradient(x + 1e-6 * change) - gradient(x - 1e-6 * change)) / 2e-6
+    close(found, numeric, 1e-6)
+
+
+TIES = np.round(X)
+DEGENERATE = {
+    "constant": np.full(SHAPE, 0.7, np.float32),
+    "zero": np.zeros(SHAPE, np.float32),
+    "the target": Y,
+    "ties": TIES,
+    "of rank one": X[:, :, :1] * np.arange(1, 6, dtype=np.float32),
+    "bright": 100 * np.abs(X[:, :, :1]) + np.zeros(SHAPE, np.float32),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_finite_at_degenerate_points(name):
+    function = jax.jit(jax.value_and_grad(partial(number, name)))
+    for point, x in DEGENERATE.items():
+        value, grad = function(jnp.asarray(x))
+        assert np.isfinite(value) and np.isfinite(grad).all(), point
+        if point in ("constant", "zero") and name in PENALTIES:
+            np.testing.assert_array_equal(grad, 0)
+        if point == "the target" and name not in PENALTIES:
+            assert abs(value) < 1e-5 and np.abs(grad).max() < 1e-4
+    if name not in ("gradient only", SPECTRUM):
+        value, grad = function(jnp.asarray(X), jnp.zeros(SHAPE[:2]))
+        assert np.isfinite(value) and not np.any(grad)
+
+
+def test_the_wasserstein_distance_of_covariances_that_lack_rank_is_exact_in_float32():
+    """As at relu5_1: fewer positions than channels, means and variances of thousands."""
+    x, y = (300 * np.abs(draw(4, 5, 48, seed=s)) ** 2 for s in range(2))
+    x, y = x.astype(np.float32), (x + 0.2 * y).astype(np.float32)
+
+    def distance(x, y):
+        return jaxnst.wasserstein_gaussian(*map(jaxnst.mean_and_covariance, (x, y)))
+
+    both = jax.jit(jax.value_and_grad(distance))
+    value, grad = both(x, y)
+    expected = naive_wasserstein(*(z.astype(np.float64) for z in (x, y)))
+    np.testing.assert_allclose(value, expected, rtol=1e-3)
+    with jax.enable_x64(True):
+        exact = jax.jit(jax.grad(distance))(*(jnp.asarray(z, jnp.float64) for z in (x, y)))
+    close(grad, exact, 1e-3)
+    assert abs(both(x, x)[0]) < 1e-5 * np.mean(x**2)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_terms_know_whether_their_statistic_adds_up(name):
+    statistic = KINDS[name].statistic
+    additive = name in ADDITIVE
+    assert Style(statistic=statistic).additive == is_additive(statistic) == additive
+    if additive:
+        halves = jnp.asarray(np.arange(42).reshape(SHAPE[:2]) < 20, jnp.float32)
+        one, other, both = (statistic(X, where) for where in (halves, 1 - halves, None))
+        close(jax.tree.map(lambda a, b: (20 * a + 22 * b) / 42, one, other), both, 1e-5)
+
+
+def test_a_distance_that_does_not_add_up_makes_a_content_that_does_not():
+    assert Content().additive and not Content(distance=jaxnst.spectrum_error).additive
+
+
+def test_quantiles_of_other_sizes_are_those_of_the_sorted_values():
+    tiled = np.tile(X, (2, 3, 1))
+    for name in ("quantiles", "sliced"):
+        close(KINDS[name].statistic(tiled), KINDS[name].statistic(X), 1e-5)
+    every = jaxnst.quantile_means(X, parts=42)
+    close(every, np.sort(X.reshape(42, -1), axis=0), 1e-4)
+    # Parts wider than the positions: a step function's own means.
+    close(jaxnst.quantile_means(X[:1, :2], parts=4), np.repeat(np.sort(X[0, :2], 0), 2, 0), 1e-5)
+
+
+def test_the_histogram_loss_moves_each_value_towards_its_match():
+    """The gradient of Risser et al. 2017: 2 (F - match(F)) / size, with as many parts as values."""
+    kind = Kind(partial(jaxnst.quantile_means, parts=42), None)
+    grad = jax.grad(lambda x: kind.distance(kind.statistic(x), kind.statistic(Y)))(jnp.asarray(X))
+    x, y = X.reshape(42, -1), np.sort(Y.reshape(42, -1), axis=0)
+    match = np.take_along_axis(y, np.argsort(np.argsort(x, axis=0), axis=0), axis=0)
+    close(grad.reshape(42, -1), 2 * (x - match) / X.size, 1e-3)
+
+
+def test_special_options_are_the_gram_matrix():
+    gram = jaxnst.gram_matrix(X)
+    close(jaxnst.shifted_gram_matrix(X, shift=(0, 0)), gram, 1e-6)
+    close(jaxnst.pooled_gram_matrix(X, stride=1), gram, 1e-6)
+    close(jaxnst.autocorrelation(X, radius=0)[0, 0], np.diag(gram), 1e-5)
+    for shift in ((6, 0), (0, -9)):
+        assert not np.any(jaxnst.shifted_gram_matrix(X, shift=shift))
+    assert not np.any(jaxnst.autocorrelation(X, radius=8)[6:])
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (partial(jaxnst.shifted_gram_matrix, shift=(1, 2, 3)), "shift must be two integers"),
+        (partial(jaxnst.shifted_gram_matrix, shift=(0.5, 2)), "shift must be two integers"),
+        (partial(jaxnst.pooled_gram_matrix, stride=0), "stride must be an integer from 1, not 0"),
+        (partial(jaxnst.autocorrelation, radius=-1), "radius must be an integer from 0, not -1"),
+        (partial(jaxnst.quantile_means, parts=0), "parts must be an integer from 1, not 0"),
+        (partial(jaxnst.sliced_quantile_means, directions=0), "directions must be an integer"),
+        (lambda x: jaxnst.spectrum_error(x, x, jnp.ones(SHAPE[:2])), "where must be None"),
+        (lambda x: jaxnst.spectrum_error(x, x[1:]), "same shape"),
+        (
+            lambda x: jaxnst.wasserstein_gaussian(*[jaxnst.mean_and_deviation(x)] * 2),
+            "needs the moments of mean_and_covariance, not mean, square",
+        ),
+        *((lambda x, f=f: f(x[0]), "vmap") for f in PENALTIES.values()),
+        *((lambda x, k=k: k.statistic(x[0]), "vmap") for k in KINDS.values()),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(function, words):
+    with pytest.raises(ValueError, match=words) as info:
+        function(jnp.asarray(X))
+    assert "\n" not in str(info.value)
+
+
+def test_all_work_in_one_objective_with_regions_and_blends(content, style, params):
+    image, one, other = content[8:24, 8:28], style[8:24, 8:28], style[20:36, 10:30]
+    layer = ("relu1_1",)
+    terms = {
+        name: Style(layer, statistic=kind.statistic, distance=kind.distance)
+        for name, kind in KINDS.items()
+    }
+    terms |= {name: Penalty(function) for name, function in PENALTIES.items()}
+    whole = Objective(terms | {SPECTRUM: Content(layer, jaxnst.spectrum_error, source="style")})
+    blend = [Picture(one, share=1.0), Picture(other, share=3.0)]
+    describe = jax.jit(partial(compute_targets, objective=whole))
+    targets, first, second = (describe({"style": s}, params) for s in (blend, one, other))
+    close(targets, jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, first, second), 1e-4)
+    loss = jax.jit(partial(jaxnst.loss_and_grad, objective=whole))
+    (_, scores), grad = loss(image, params, targets, LossWeights.ones(whole))
+    assert np.isfinite(grad).all() and np.any(grad)
+    assert all(score > 0 for name, score in scores.items() if name != "gradient only")
+
+    regional = replace(whole, terms=terms)
+    regions = jnp.ones((1, *image.shape[:2]))
+    describe = jax.jit(partial(compute_targets, objective=regional))
+    masked = describe({"style": Picture(one, regions)}, params)
+    close(masked, {name: first[name] for name in terms}, 1e-4)
