@@ -1,5 +1,23 @@
 """Neural style transfer as pure functions in JAX and Flax."""
 
+from jaxnst.color import (
+    fit_gamut,
+    linear_to_oklab,
+    linear_to_srgb,
+    luminance,
+    match_luminance,
+    oklab_to_linear,
+    srgb_to_linear,
+    srgb_to_yiq,
+    transfer_chroma,
+    yiq_to_srgb,
+)
+from jaxnst.color_matching import (
+    match_colors_cholesky,
+    match_colors_histogram,
+    match_colors_pca,
+    match_colors_transport,
+)
 from jaxnst.formats import load_params, quantize_params, save_params
 from jaxnst.images import Geometry, load_alpha, load_image, load_mask, save_image
 from jaxnst.lanes import SweepProgress, SweepResult
@@ -62,17 +80,27 @@ __all__ = [
     "TransferState",
     "compute_targets",
     "extract_features",
+    "fit_gamut",
     "gram_matrix",
     "half_squared_error",
     "init",
     "lbfgs",
+    "linear_to_oklab",
+    "linear_to_srgb",
     "load_alpha",
     "load_image",
     "load_mask",
     "load_params",
     "loss_and_grad",
+    "luminance",
+    "match_colors_cholesky",
+    "match_colors_histogram",
+    "match_colors_pca",
+    "match_colors_transport",
+    "match_luminance",
     "mean_squared_error",
     "minimize",
+    "oklab_to_linear",
     "outcome",
     "perceptual_loss",
     "preset",
@@ -83,9 +111,13 @@ __all__ = [
     "save_image",
     "save_params",
     "spectral_preconditioner",
+    "srgb_to_linear",
+    "srgb_to_yiq",
     "step",
     "style_transfer",
     "sweep",
     "total_variation",
+    "transfer_chroma",
     "weight_grid",
+    "yiq_to_srgb",
 ]
