@@ -142,7 +142,9 @@ def _matched(
     """Apply the linear map that `factor` makes of two covariances, and the target's mean."""
     image, target = _picture(image), _picture(target)
     (mean, now), (wanted, then) = moments(image), moments(target)
-    return mixed(image - mean, factor(now, then)) + wanted
+    moved = mixed(image - mean, factor(now, then))
+    # Its mean is 0 but for rounding, which the map enlarges if the picture has few colours.
+    return moved - jnp.mean(moved, axis=(0, 1)) + wanted
 
 
 def moments(image: jax.Array) -> tuple[jax.Array, jax.Array]:
