@@ -46,8 +46,8 @@ def srgb_to_linear(image: Colors) -> Colors:
         ValueError: its last axis is not of length 3.
 
     >>> import jax.numpy as jnp
-    >>> print(srgb_to_linear(jnp.array([0.0, 0.5, 1.0])).round(3))
-    [0.    0.214 1.   ]
+    >>> [round(float(x), 3) for x in srgb_to_linear(jnp.array([0.0, 0.5, 1.0]))]
+    [0.0, 0.214, 1.0]
     """
     image = checked(image)
     size = jnp.abs(image)
@@ -59,8 +59,8 @@ def linear_to_srgb(image: Colors) -> Colors:
     """Convert linear light to sRGB, the inverse of `srgb_to_linear`, with the same exceptions.
 
     >>> import jax.numpy as jnp
-    >>> print(linear_to_srgb(jnp.array([0.0, 0.214, 1.0])).round(3))
-    [0.  0.5 1. ]
+    >>> [round(float(x), 3) for x in linear_to_srgb(jnp.array([0.0, 0.214, 1.0]))]
+    [0.0, 0.5, 1.0]
     """
     image = checked(image)
     size = jnp.abs(image)
@@ -98,8 +98,8 @@ def linear_to_oklab(image: Colors) -> Colors:
     `srgb_to_linear`.
 
     >>> import jax.numpy as jnp
-    >>> print(linear_to_oklab(jnp.array([1.0, 0.0, 0.0])).round(3))
-    [0.628 0.225 0.126]
+    >>> [round(float(x), 3) for x in linear_to_oklab(jnp.array([1.0, 0.0, 0.0]))]
+    [0.628, 0.225, 0.126]
     """
     cones = mixed(checked(image), _CONES)
     size = jnp.abs(cones)
@@ -166,8 +166,8 @@ def fit_gamut(image: Colors) -> Colors:
         TypeError, ValueError: as `srgb_to_linear`.
 
     >>> import jax.numpy as jnp
-    >>> print(fit_gamut(jnp.array([1.5, 0.5, 0.5])).round(3))
-    [1.    0.714 0.714]
+    >>> [round(float(x), 2) for x in fit_gamut(jnp.array([1.5, 0.5, 0.5]))]
+    [1.0, 0.71, 0.71]
     """
     image = checked(image)
     luma = luminance(image)
@@ -193,8 +193,9 @@ def transfer_chroma(image: Colors, target: Colors) -> Colors:
         ValueError: the shapes differ, or the last axis is not of length 3.
 
     >>> import jax.numpy as jnp
-    >>> print(transfer_chroma(jnp.full(3, 0.5), jnp.array([0.4, 0.2, 0.2])).round(2))
-    [0.64 0.44 0.44]
+    >>> image = transfer_chroma(jnp.full(3, 0.5), jnp.array([0.4, 0.2, 0.2]))
+    >>> [round(float(x), 2) for x in image]
+    [0.64, 0.44, 0.44]
     """
     image, target = checked(image), checked(target)
     if image.shape != target.shape:

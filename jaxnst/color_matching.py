@@ -43,7 +43,7 @@ def match_colors_cholesky(image: Image, target: Image) -> Image:
 
     >>> import jax
     >>> image = jax.random.uniform(jax.random.key(0), (8, 8, 3))
-    >>> print(match_colors_cholesky(image, 0.5 * image).mean((0, 1)) / image.mean((0, 1)))
+    >>> print((match_colors_cholesky(image, 0.5 * image) / image).round(3)[0, 0])
     [0.5 0.5 0.5]
     """
 
@@ -62,7 +62,7 @@ def match_colors_pca(image: Image, target: Image) -> Image:
 
     >>> import jax
     >>> image = jax.random.uniform(jax.random.key(0), (8, 8, 3))
-    >>> print(match_colors_pca(image, 0.5 * image).mean((0, 1)) / image.mean((0, 1)))
+    >>> print((match_colors_pca(image, 0.5 * image) / image).round(3)[0, 0])
     [0.5 0.5 0.5]
     """
     return _matched(
@@ -79,7 +79,7 @@ def match_colors_transport(image: Image, target: Image) -> Image:
 
     >>> import jax
     >>> image = jax.random.uniform(jax.random.key(0), (8, 8, 3))
-    >>> print(match_colors_transport(image, 0.5 * image).mean((0, 1)) / image.mean((0, 1)))
+    >>> print((match_colors_transport(image, 0.5 * image) / image).round(3)[0, 0])
     [0.5 0.5 0.5]
     """
 
@@ -105,7 +105,7 @@ def match_colors_histogram(image: Image, target: Image) -> Image:
 
     >>> import jax
     >>> image = jax.random.uniform(jax.random.key(0), (8, 8, 3))
-    >>> print(match_colors_histogram(image, 0.5 * image).mean((0, 1)) / image.mean((0, 1)))
+    >>> print((match_colors_histogram(image, 0.5 * image) / image).round(3)[0, 0])
     [0.5 0.5 0.5]
     """
     image, target = _picture(image), _picture(target)
