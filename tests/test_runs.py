@@ -102,6 +102,7 @@ def test_the_fingerprint_names_the_rest_that_changed():
     weights = WEIGHTS.replace_layers(style={"relu1_1": 2.0})
     assert changed(choice=CHOICE._replace(weights=weights)) == {"layer_weights"}
     assert changed(choice=CHOICE._replace(geometry=Geometry(size=99))) == {"size"}
+    assert changed(choice=CHOICE._replace(color="match")) == {"color"}
     adam = dataclasses.replace(CONFIG, optimizer=jaxnst.Adam())
     assert {"optimizer", "memory", "b2"} <= changed(choice=CHOICE._replace(config=adam))
 

@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnst.app.inputs import recolored
 from jaxnst.app.jobs import Callback, IsDone, Made
 from jaxnst.app.manifest import Entry
 from jaxnst.app.options import Choice
+from jaxnst.color import COLORS
 from jaxnst.decode import picture_size, read_content
 from jaxnst.devices import make_mesh, put
 from jaxnst.images import read_picture
@@ -165,7 +167,7 @@ class BatchJob:
         Raises:
             TypeError, ValueError: as for `style_transfer`.
         """
-        config, weights, _ = self.choice
+        config, weights, *_ = self.choice
         problem = make_problem(
             self.styles[0].image, self.styles, params=self.params, weights=weights, config=config
         )
@@ -195,7 +197,9 @@ class BatchJob:
                     if any(result.status is Status.INTERRUPTED for result in results):
                         break
                     seconds = (time.perf_counter() - began) / len(group)
-                    for (entry, _, alpha), result in zip(group, results, strict=True):
+                    for (entry, image, alpha), result in zip(group, results, strict=True):
+                        image = COLORS[self.choice.color].finish(result.image, image)
+                        result = result._replace(image=image)
                         yield Made(entry, result, alpha=alpha, seconds=seconds)
             readers.shutdown(wait=False, cancel_futures=True)
 
@@ -237,9 +241,11 @@ class BatchJob:
         and the last bits of a picture do not depend on which others it came with.
         """
         filled = [*group, *[group[-1]] * (self.lanes - len(group))]
+        contents = np.stack([loaded.image for loaded in filled])
+        contents, styles = recolored(self.choice.color, contents, self.styles)
         results = sweep(
-            np.stack([loaded.image for loaded in filled]),
-            list(self.styles),
+            contents,
+            list(styles),
             params=params,
             weights=self.choice.weights,
             config=self.choice.config,

@@ -16,7 +16,7 @@ from jaxnst.app import weights
 from jaxnst.app.animation import check_animation_output, save_animation
 from jaxnst.app.batch import BatchJob, find_contents
 from jaxnst.app.compiled import keep_compiled_programs
-from jaxnst.app.inputs import Inputs, paths_of, read_inputs, read_styles
+from jaxnst.app.inputs import Inputs, paths_of, read_inputs, read_styles, recolored
 from jaxnst.app.jobs import run_job
 from jaxnst.app.options import choose, preset_named
 from jaxnst.app.output import complain, on_terminal, say
@@ -38,7 +38,7 @@ from jaxnst.transfer import TransferResult, make_problem
 def _transfer(options: argparse.Namespace) -> int:
     """Run `jaxnst transfer` or `jaxnst demo`; returns the exit status."""
     choice = choose(options)
-    config, weights, geometry = choice
+    config, weights, geometry, color = choice
     _check_outputs(options)
     inputs = read_inputs(options, geometry)
     if inputs.alpha is not None and not keeps_opacity(options.output):
@@ -53,6 +53,8 @@ def _transfer(options: argparse.Namespace) -> int:
         scales[-1].shape,
         fingerprint_of(inputs.fingerprint, params, choice),
         alpha=inputs.alpha,
+        color=color,
+        content=inputs.content,
         interval=options.checkpoint_seconds,
         save_every=options.save_every,
         frame_every=frame_every,
@@ -60,13 +62,9 @@ def _transfer(options: argparse.Namespace) -> int:
     if options.save_every:
         steps = range(options.save_every, num_steps + 1, options.save_every)
         check_not_read((recorder.kept(step, num_steps) for step in steps), paths_of(options))
+    sources = recolored(color, inputs.content, inputs.styles)
     problem = make_problem(
-        inputs.content,
-        inputs.styles,
-        params=params,
-        weights=weights,
-        config=config,
-        **inputs.transfer,
+        *sources, params=params, weights=weights, config=config, **inputs.transfer
     )
     keep_compiled_programs()
     with recorder.working(), interruptible() as interrupted, terminable() as terminated:
@@ -156,7 +154,7 @@ def _sweep(options: argparse.Namespace) -> int:
     """Run `jaxnst sweep`; returns the exit status."""
     _join_others(options)
     choice = choose(options)
-    config, weights, geometry = choice
+    config, weights, geometry, color = choice
     values = {f"{name}_weight": getattr(options, f"{name}_weights") for name in weights.scales}
     values["seed"] = options.seeds
     axes = {name: list(dict.fromkeys(axis)) for name, axis in values.items() if axis}
@@ -177,6 +175,7 @@ def _sweep(options: argparse.Namespace) -> int:
         settings_grid(axes),
         fingerprint_of(inputs.fingerprint, params, choice) | {"sweep": repr(axes)},
         lane_batch=options.lane_batch,
+        color=color,
     )
     names = [*job.outputs, SHEET, PAGE]
     check_not_read((options.output / name for name in names), paths_of(options))

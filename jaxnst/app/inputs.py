@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxnst.app.checkpoint import Fingerprint, digest
+from jaxnst.color import COLORS
 from jaxnst.images import Geometry, load_mask, read_picture
 from jaxnst.sources import Picture
 
@@ -101,6 +103,23 @@ def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
             "--blend mixes styles everywhere, and --masks parts them: give one of both"
         )
     return Inputs(content, styles, regions, start, alpha)
+
+
+def recolored(color: str, content: Any, styles: Sequence[Picture]) -> tuple[Any, Sequence[Picture]]:
+    """Return the content and the styles in the colours to transfer.
+
+    Args:
+        color: one of `COLORS`.
+        content: (H, W, 3), or (L, H, W, 3) for L lanes, each of which may need other styles.
+        styles: each with an image of its own, (H', W', 3).
+    """
+    prepare = COLORS[color].prepare
+    if prepare is None:
+        return content, styles
+    if content.ndim == 4:
+        prepare = jax.vmap(prepare, in_axes=(0, None))
+    content, images = prepare(content, [style.image for style in styles])
+    return content, [s._replace(image=image) for s, image in zip(styles, images, strict=True)]
 
 
 def _mask(path: Path, image: Any, geometry: Geometry, whose: str) -> Any:

@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from jaxnst.color import COLORS
 from jaxnst.images import Geometry
 from jaxnst.loss_weights import LossWeights
 from jaxnst.objective import Objective
@@ -23,6 +24,7 @@ class Choice(NamedTuple):
     config: TransferConfig
     weights: LossWeights
     geometry: Geometry
+    color: str = "style"  #: one of `COLORS`
 
 
 def positive_int(text: str) -> int:
@@ -71,6 +73,14 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     """Add `--preset` and an option for each number that may stand in place of the preset's."""
     parser.add_argument(
         "--preset", default="default", help=f"the recipe: {', '.join(PRESETS)} (%(default)s)"
+    )
+    parser.add_argument(
+        "--color",
+        choices=tuple(COLORS),
+        default="style",
+        help="colours: the style's (style); the content's, on a picture whose luminance alone was "
+        "transferred (content-luminance) or on the finished one (content-after); or those of a "
+        "style whose colours were matched to the content's before, by PCA (match) (%(default)s)",
     )
     group = parser.add_argument_group("in place of what the preset says")
     for name, flag in term_flags(recipe, "weight").items():
@@ -152,7 +162,8 @@ def choose(options: argparse.Namespace) -> Choice:
             weights = weights.replace(**{name: given[f"{name}_weight"]})
     objective = dataclasses.replace(objective, terms=terms)
     config = dataclasses.replace(replace(config), objective=objective, optimizer=optimizer)
-    return Choice(config, weights, replace(GEOMETRY.get(options.preset, Geometry())))
+    geometry = replace(GEOMETRY.get(options.preset, Geometry()))
+    return Choice(config, weights, geometry, options.color)
 
 
 def _optimizer(old: Any, given: dict[str, Any]) -> Any:

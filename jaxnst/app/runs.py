@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import jaxnst
 from jaxnst.app import checkpoint
 from jaxnst.app.options import Choice
+from jaxnst.color import COLORS
 from jaxnst.files import check_target, locked, move_into_place
 from jaxnst.images import keeps_opacity, load_image, save_image
 from jaxnst.minimize import Progress
@@ -33,7 +34,7 @@ _UNFINISHED = "unfinished-"
 
 def settings_of(choice: Choice) -> dict[str, str]:
     """Return all numbers and choices of a recipe as texts, by the names of their options."""
-    config, weights, geometry = choice
+    config, weights, geometry, color = choice
     settings = _fields(config) | _fields(config.objective) | _fields(geometry)
     for name in ("objective", "terms"):
         del settings[name]
@@ -44,6 +45,7 @@ def settings_of(choice: Choice) -> dict[str, str]:
     settings |= _fields(config.optimizer) | {"optimizer": type(config.optimizer)}
     settings |= {f"{name}_weight": scale for name, scale in weights.scales.items()}
     settings["layer_weights"] = weights.layers
+    settings["color"] = color
     return {name: _text(value) for name, value in settings.items()}
 
 
@@ -79,6 +81,8 @@ class Recorder:
         shape: (height, width) of the finished picture, which all that are written have.
         fingerprint: what the states belong to.
         alpha: the content's opacity, if it has any.
+        color: what gives a picture its final colours, one of `COLORS`.
+        content: the image whose colours those may be.
         interval: seconds between two states; 0 for none but the last.
         save_every: evaluations between two pictures that are kept; None for none.
         frame_every: evaluations between two frames of an animation; None for none.
@@ -91,6 +95,8 @@ class Recorder:
     shape: tuple[int, int]
     fingerprint: checkpoint.Fingerprint
     alpha: Any = None
+    color: str = "style"
+    content: Any = None
     interval: float = 60.0
     save_every: int | None = None
     frame_every: int | None = None
@@ -173,12 +179,12 @@ class Recorder:
             if self.latest is not None and self.newest != self.latest.evaluation:
                 _attempt(self.save_state, self.latest)
             elsewhere = Path(tempfile.mkdtemp(prefix="jaxnst-")) / self.output.name
-            save_image(elsewhere, image, alpha=self.alpha)
+            save_image(elsewhere, self.finished(image, self.shape), alpha=self.alpha)
             raise OSError(f"{error}; the finished picture is {str(elsewhere)!r}") from error
 
     def save_picture(self, path: Path, image: Any) -> None:
-        """Save a picture, enlarged to its final shape."""
-        image, alpha = resize(image, *self.shape), self.alpha
+        """Save a picture, enlarged to its final shape, in its final colours."""
+        image, alpha = self.finished(image, self.shape), self.alpha
         if alpha is not None and not keeps_opacity(path):  # `save_image` would warn each time
             image, alpha = image * alpha[..., None] + (1 - alpha[..., None]), None
         self.put(path, lambda beside: save_image(beside, image, alpha=alpha))
@@ -203,9 +209,14 @@ class Recorder:
     def save_frame(self, image: Any, evaluation: int) -> None:
         """Save a frame, without loss, for the animation at the end."""
         ratio = min(1.0, FRAME_SIZE / max(self.shape))
-        height, width = (max(1, round(side * ratio)) for side in self.shape)
+        shape = tuple(max(1, round(side * ratio)) for side in self.shape)
         self.folder.mkdir(exist_ok=True)
-        save_image(self.folder / f"frame-{evaluation:09}.png", resize(image, height, width))
+        save_image(self.folder / f"frame-{evaluation:09}.png", self.finished(image, shape))
+
+    def finished(self, image: Any, shape: Sequence[int]) -> jax.Array:
+        """Return an image in a shape, (height, width), and in its final colours."""
+        content = None if self.content is None else resize(self.content, *shape)
+        return COLORS[self.color].finish(resize(image, *shape), content)
 
     def frames(self) -> Iterator[np.ndarray[Any, Any]]:
         """Return all frames so far, those of a run that was cut off included."""

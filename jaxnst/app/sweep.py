@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnst.app.inputs import Inputs
+from jaxnst.app.inputs import Inputs, recolored
 from jaxnst.app.jobs import Callback, IsDone, Made
 from jaxnst.app.manifest import Entry
 from jaxnst.app.page import write_page
 from jaxnst.app.sheet import contact_sheet
+from jaxnst.color import COLORS
 from jaxnst.devices import share
 from jaxnst.images import load_image, save_image
 from jaxnst.lanes import run_lanes
@@ -47,6 +48,7 @@ class SweepJob:
             the weights' scales and the config's seed.
         settings: see `jobs.Job`.
         lane_batch: as in `sweep`.
+        color: one of `COLORS`.
     """
 
     inputs: Inputs
@@ -56,6 +58,7 @@ class SweepJob:
     lanes: Sequence[Settings]
     settings: dict[str, str]
     lane_batch: int | None = None
+    color: str = "style"
 
     @property
     def outputs(self) -> list[str]:
@@ -101,7 +104,8 @@ class SweepJob:
             )
             for i, result in zip(group, results, strict=True):
                 if result.history:  # else it never began
-                    yield made(entries[rest[i]], result)
+                    image = COLORS[self.color].finish(result.image, self.inputs.content)
+                    yield made(entries[rest[i]], result._replace(image=image))
             began = time.perf_counter()
 
     def _split(self, lanes: Sequence[int]) -> Any:
@@ -113,9 +117,10 @@ class SweepJob:
             }
         )
         seeds = [int(settings.get("seed", self.config.seed)) for settings in chosen]
+        content, styles = recolored(self.color, self.inputs.content, self.inputs.styles)
         return split_lanes(
-            self.inputs.content,
-            self.inputs.styles,
+            content,
+            list(styles),
             params=self.params,
             weights=weights,
             config=self.config,
