@@ -47,6 +47,11 @@ def test_names_that_the_encoding_lacks_are_escaped(monkeypatch, encoding, expect
     assert data.getvalue().decode(encoding) == expected
 
 
+def test_a_long_text_is_cut_in_its_middle():
+    assert output.one_line("a" * 500 + " \n " + "b" * 500, 100) == "a" * 50 + " … " + "b" * 50
+    assert output.one_line("a\nb") == "a b"
+
+
 def test_a_complaint_is_one_line(capsys):
     output.complain("first\n  second")
     assert capsys.readouterr().err == "jaxnst: first second\n"
@@ -58,8 +63,8 @@ def test_a_complaint_is_one_line(capsys):
         ("--size 1_0", "'1_0'"),
         ("--content-weight 1_0", "'1_0'"),
         ("--size ٣", "'٣'"),
-        (f"--size {'9' * 400}", "…"),
-        (f"--content-weight {'9' * 400}", "…"),
+        (f"--size {'9' * 400}", "below 9223372036854775808"),
+        (f"--content-weight {'9' * 400}", "a finite number"),
         ("--num-steps 2147483648", "num_steps must be at most"),
         ("--memory 4611686018427387904", "memory must be at most"),
         ("--seed 99999999999999999999", "an integer below"),
@@ -69,7 +74,7 @@ def test_numbers_out_of_range_are_refused(tmp_path, monkeypatch, words, part):
     monkeypatch.chdir(tmp_path)
     outcome = helpers.call("transfer", "a.png", "b.png", "-o", "c.png", *words.split())
     helpers.check_refused(outcome, part)
-    assert len(outcome.err) < 300
+    assert len(outcome.err) < 1000
 
 
 @pytest.mark.parametrize("platform", ["nonsense", "cuda", "rocm"])
