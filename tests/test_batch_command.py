@@ -145,7 +145,7 @@ def test_a_program_for_each_shape(first: First) -> None:
 
 
 def test_each_picture_equals_a_transfer(first: First, params: Any) -> None:
-    config, weights, _ = choose(make_parser().parse_args(JOB))
+    config, weights, *_ = choose(make_parser().parse_args(JOB))
     content = load_image(first.folder / "photos/clear.png", size=32, multiple=16)
     style = load_image(first.folder / "paint.png", size=32)
     result = jaxnst.style_transfer(content, style, params=params, weights=weights, config=config)

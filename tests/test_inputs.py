@@ -44,7 +44,7 @@ def test_masks_are_regions_of_the_library(folder, params):
     Image.open("photo.png").transpose(Image.Transpose.FLIP_TOP_BOTTOM).save("ground.png")
     assert call("sky.png", "ground.png", *masks).status == 0
     options = make_parser().parse_args(["transfer", "a", "b", "-o", "c", *SMALL])
-    config, weights, _ = choose(options)
+    config, weights, *_ = choose(options)
     content, sky, ground = (
         jaxnst.load_image(f"{name}.png", size=32) for name in ("photo", "sky", "ground")
     )

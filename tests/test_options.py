@@ -43,11 +43,11 @@ def recipe(text: str, command: str = "transfer c s -o o") -> options.Choice:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_options_the_recipe_is_the_preset(name: str) -> None:
-    assert recipe(f"--preset {name}") == (*preset(name), GEOMETRY.get(name, Geometry()))
+    assert recipe(f"--preset {name}") == (*preset(name), GEOMETRY.get(name, Geometry()), "style")
 
 
 def test_without_a_preset_the_recipe_is_the_default() -> None:
-    assert recipe("") == (*preset("default"), Geometry())
+    assert recipe("") == (*preset("default"), Geometry(), "style")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_weights_replace_those_of_the_preset() -> None:
 
 def test_layers_keep_the_weights_that_the_preset_gives_them() -> None:
     known = preset("article")
-    config, weights, _ = recipe("--preset article --style-layers relu1_1 relu2_1 relu4_4")
+    config, weights, *_ = recipe("--preset article --style-layers relu1_1 relu2_1 relu4_4")
     terms, before = config.objective.terms, known.config.objective.terms
     assert terms["style"] == dataclasses.replace(
         typing.cast(typing.Any, before["style"]), layers=("relu1_1", "relu2_1", "relu4_4")
@@ -110,7 +110,7 @@ def test_options_come_from_the_terms_of_the_preset(monkeypatch: pytest.MonkeyPat
     ones = jaxnst.LossWeights.ones(objective)
     mine = Recipe(TransferConfig(objective), ones.replace(look=3.0))
     monkeypatch.setitem(PRESETS, "mine", lambda: mine)
-    assert recipe("--preset mine") == (*mine, Geometry())
+    assert recipe("--preset mine") == (*mine, Geometry(), "style")
     changed = recipe("--calm-sky-weight 2 --look-layers relu2_1 --preset=mine")
     assert changed.weights.scales == {"look": 3.0, "calm_sky": 2.0}
     assert changed.config.objective.layers == ("relu2_1",)
@@ -119,9 +119,9 @@ def test_options_come_from_the_terms_of_the_preset(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_demo_has_defaults_that_options_replace() -> None:
-    config, weights, geometry = recipe("", "demo")
+    config, weights, geometry, _ = recipe("", "demo")
     assert (geometry.size, config.num_steps) == (320, 80)
     assert weights == preset("default").weights
-    config, weights, geometry = recipe("--size 32 --num-steps 5 6 --content-weight 3", "demo")
+    config, weights, geometry, _ = recipe("--size 32 --num-steps 5 6 --content-weight 3", "demo")
     assert (geometry.size, config.num_steps) == (32, (5, 6))
     assert weights == preset("default").weights.replace(content=3.0)

@@ -14,6 +14,7 @@ from PIL import Image
 
 import jaxnst
 from jaxnst.app import checkpoint, runs
+from jaxnst.app.inputs import Inputs
 from jaxnst.app.options import Choice
 from jaxnst.app.runs import Recorder, fingerprint_of, is_unfinished
 from jaxnst.images import Geometry
@@ -21,6 +22,7 @@ from jaxnst.losses import half_squared_error
 from jaxnst.minimize import Progress
 from jaxnst.optimize import Status
 from jaxnst.scales import TransferState
+from jaxnst.sources import Picture
 
 SHAPE = (24, 32)
 
@@ -51,21 +53,25 @@ CONFIG, WEIGHTS = jaxnst.preset("pastiche")
 CHOICE = Choice(CONFIG, WEIGHTS, Geometry())
 PARTS = {
     "content": np.zeros((4, 4, 3), np.float32),
-    "styles": [np.zeros((4, 4, 3), np.float32)],
+    "style": np.zeros((4, 4, 3), np.float32),
     "params": {"conv1_1": {"bias": np.zeros(3, np.float32)}},
     "choice": CHOICE,
 }
 
 
+def fingerprint(content, style, params, choice):
+    return fingerprint_of(Inputs(content, [Picture(style)]).fingerprint, params, choice)
+
+
 def changed(**parts):
-    one, other = fingerprint_of(**PARTS), fingerprint_of(**PARTS | parts)
+    one, other = fingerprint(**PARTS), fingerprint(**PARTS | parts)
     return {name for name in one | other if one.get(name) != other.get(name)}
 
 
 def test_the_same_parts_have_the_same_fingerprint():
-    copies = {"content": PARTS["content"].copy(), "styles": [jnp.asarray(PARTS["styles"][0])]}
+    copies = {"content": PARTS["content"].copy(), "style": jnp.asarray(PARTS["style"])}
     assert changed(**copies) == set()
-    assert all(isinstance(value, str) for value in fingerprint_of(**PARTS).values())
+    assert all(isinstance(value, str) for value in fingerprint(**PARTS).values())
 
 
 def term(name, **fields):
@@ -96,7 +102,7 @@ def test_the_fingerprint_names_the_option_that_changed(change, names):
 
 def test_the_fingerprint_names_the_rest_that_changed():
     assert changed(content=PARTS["content"] + 1) == {"content"}
-    assert changed(styles=PARTS["styles"] * 2) == {"style"}
+    assert changed(style=PARTS["style"] + 1) == {"style"}
     assert changed(params={"conv1_1": {"bias": np.ones(3, np.float32)}}) == {"params"}
     assert changed(choice=CHOICE._replace(weights=WEIGHTS.replace(style=3.0))) == {"style_weight"}
     weights = WEIGHTS.replace_layers(style={"relu1_1": 2.0})

@@ -121,7 +121,7 @@ def test_the_sheet_and_the_page(first: First) -> None:
 
 
 def test_pictures_are_those_of_the_library(first: First, params: Params) -> None:
-    config, weights, _ = recipe_of()
+    config, weights, *_ = recipe_of()
     content, style = (
         load_image(first.folder / f"{name}.png", size=32) for name in ("clear", "paint")
     )
@@ -162,7 +162,7 @@ def test_the_grid() -> None:
 
 @pytest.mark.parametrize(("count", "last"), [(1, "001"), (999, "999"), (1000, "1000")])
 def test_names_sort_as_the_lanes_do(count: int, last: str) -> None:
-    job: Any = SweepJob(*[None] * 5, lanes=[{}] * count, settings={})  # type: ignore[arg-type]
+    job: Any = SweepJob(*[None] * 4, lanes=[{}] * count, settings={})  # type: ignore[arg-type]
     assert len(set(job.outputs)) == count
     assert job.outputs == sorted(job.outputs) and job.outputs[-1] == f"{last}.png"
 
@@ -185,7 +185,7 @@ def test_seeds(new: None, params: Params) -> None:
     """Those of lanes, in place of the recipe's."""
     assert call("--seeds", "5", "-3", "--init", "noise").status == 0
     assert [entry["lane"] for entry in manifest().values()] == [{"seed": 5}, {"seed": -3}]
-    config, weights, _ = recipe_of("--init", "noise")
+    config, weights, *_ = recipe_of("--init", "noise")
     content, style = (load_image(f"{name}.png", size=32) for name in ("clear", "paint"))
     for name, seed in (("001", 5), ("002", -3)):
         alone = style_transfer(
