@@ -32,12 +32,13 @@ class Inputs(NamedTuple):
     @property
     def fingerprint(self) -> Fingerprint:
         """Return the digests of all pictures, by the names of their options."""
+        shares = [style.share for style in self.styles]
         return {
             "content": digest(self.content),
             "style": digest([style.image for style in self.styles]),
-            "blend": repr([style.share for style in self.styles]),
+            "blend": "equal" if len({*shares}) == 1 else repr(shares),
             "masks": digest(self.regions),
-            "style_masks": digest([style.regions for style in self.styles]),
+            "style_masks": digest([s.regions for s in self.styles if s.regions is not None]),
             "init_file": digest(self.initial_image),
         }
 
