@@ -162,7 +162,7 @@ def test_random_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
         assert changed <= asked, said
         for path in changed:
             path.unlink()
-            shutil.copy2(originals / path.name, path)
+            shutil.copy2(originals / path.relative_to(tmp_path), path)
         for path in sorted(set(after) - set(given), reverse=True):
             if draw.random() < 0.7 and path.is_file():
                 path.unlink()

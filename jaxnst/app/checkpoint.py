@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
 Fingerprint = dict[str, str]
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -72,7 +72,9 @@ def save(folder: Path, step: int, arrays: Mapping[str, Any], fingerprint: Finger
         for later, path in _states(folder).items():
             if later >= step:  # damaged, if the run went on from an earlier one
                 path.unlink()
-        save_file({name: _bytes(array) for name, array in arrays.items()}, unfinished, metadata)
+        # Not `save_file`, which leaves a file of some random name behind when it is killed.
+        tensors = {name: _bytes(array) for name, array in arrays.items()}
+        unfinished.write_bytes(serialize(tensors, metadata))
         os.replace(unfinished, folder / f"state-{step}.safetensors")
         for _, path in sorted(_states(folder).items())[:-2]:
             path.unlink()
