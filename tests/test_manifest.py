@@ -173,6 +173,20 @@ def test_merging_leaves_one_sorted_file(tmp_path: Path) -> None:
     assert (folder / "manifest.jsonl").read_bytes() == before
 
 
+def test_a_file_that_another_process_discards_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Manifest(folder).append(made(folder, "a.png"))
+    read = Path.read_bytes
+
+    def late(path: Path) -> bytes:
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    assert Manifest(folder, 1, 2).entries == {}
+
+
 def test_processes_see_when_another_has_finished(tmp_path: Path) -> None:
     ours, theirs = (Manifest(tmp_path / "job", process, 2) for process in range(2))
     theirs.open()

@@ -209,7 +209,11 @@ def _read(path: Path) -> list[Entry]:
         ValueError: jaxnst did not write the file.
     """
     entries: dict[str, Entry] = {}
-    for line in path.read_bytes().splitlines():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:  # process 0 has discarded or merged it meanwhile
+        return []
+    for line in content.splitlines():
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
