@@ -5,10 +5,11 @@ import io
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import pytest
 
 import jaxnst
@@ -18,6 +19,16 @@ from jaxnst.app import cli
 def environment(**more: str) -> dict[str, str]:
     """Variables for a process that runs this package."""
     return os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])} | more
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Let JAX use float64. `jax.enable_x64` is not in all versions."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 class Outcome(NamedTuple):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import double_precision
 
 import jaxnst
 from jaxnst import color
@@ -172,7 +173,7 @@ def test_gradients_of_linear_methods_are_differences(method: Any) -> None:
     change = RANDOM.standard_normal(PICTURE.shape)
     # A grey picture is changed in grey: in other directions its roots are far from linear.
     cases = [(PICTURE, PICTURE**2, change), (GREY, PICTURE, np.repeat(change[..., :1], 3, -1))]
-    with jax.enable_x64(True):
+    with double_precision():
         derive = jax.jit(jax.value_and_grad(loss))
         for case in cases:
             (above, _), (below, _) = (derive(step, *case) for step in (1e-5, -1e-5))

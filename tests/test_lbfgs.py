@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
+from helpers import double_precision
 
 import jaxnst
 from jaxnst import lbfgs
@@ -64,7 +65,7 @@ def test_proposes_what_a_naive_one_does(memory):
         12,
         memory,
     )
-    with jax.enable_x64(True):
+    with double_precision():
         points = trajectory(
             lambda x: 0.5 * jnp.sum(scales * (x - centre) ** 2),
             jnp.zeros(12),
@@ -135,7 +136,7 @@ def test_never_climbs_on_a_nasty_function(seed):
 def test_a_preconditioner_is_another_choice_of_variables(scaling):
     # x = root @ z: L-BFGS in x, preconditioned by root @ root.T, is L-BFGS in z as it is.
     scales, centre = np.logspace(0, 2, 6), np.linspace(-1, 1, 6)
-    with jax.enable_x64(True):
+    with double_precision():
         root = jnp.asarray(np.linalg.qr(np.vander(centre, 6))[0] * np.linspace(0.3, 2, 6))
 
         def bowl(x):
@@ -270,5 +271,5 @@ def test_the_spectral_preconditioner_is_its_own_derivative():
     x, v = noise((6, 9, 3)), noise((6, 9, 3), 1)
     _, tangent = jax.jvp(precondition, (x,), (v,))
     np.testing.assert_allclose(tangent, precondition(v), atol=1e-4)
-    with jax.enable_x64(True):
+    with double_precision():
         assert precondition(jnp.ones((4, 4, 3), jnp.float64)).dtype == jnp.float64

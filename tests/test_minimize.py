@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
+from helpers import double_precision
 from simple_losses import (
     QUADRATIC,
     ROSENBROCK,
@@ -69,7 +70,7 @@ def parts(value_and_grad, x0, optimizer, limits):
 )
 def test_reaches_the_minimum_that_scipy_finds(function, jac, value_and_grad, args, num_steps):
     size = 30 if args else 10
-    with jax.enable_x64(True):
+    with double_precision():
         args = [jnp.asarray(arg, jnp.float64) for arg in args]
         result = minimize(
             value_and_grad, jnp.zeros(size), *args, optimizer=LBFGS, num_steps=num_steps

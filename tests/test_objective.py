@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import double_precision
 from jax import export
 from shallow import OBJECTIVE as SHALLOW
 
@@ -218,7 +219,7 @@ def test_nothing_is_transferred_once_compiled(described, params):
 
 
 def test_float64_throughout_so_that_small_differences_are_derivatives(sources, params):
-    with jax.enable_x64(True):
+    with double_precision():
         objective = replace(SHALLOW, dtype="float64")
         content, style = (jnp.asarray(sources[k], jnp.float64) for k in ("content", "style"))
 

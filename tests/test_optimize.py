@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import double_precision
 from jax import export
 from simple_losses import QUADRATIC, SMALL, WALL, quadratic, same_bits
 
@@ -60,7 +61,7 @@ def test_lanes_equal_single_runs(optimizer):
 
 @pytest.mark.parametrize("optimizer", [LBFGS, ADAM, optax.sgd(0.02)], ids=["lbfgs", "adam", "sgd"])
 def test_scan_equals_a_loop_and_has_a_gradient(optimizer):
-    with jax.enable_x64(True):
+    with double_precision():
         scales, centre = (jnp.asarray(np.asarray(a), jnp.float64) for a in SMALL)
 
         def start(shift):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import double_precision
 
 import jaxnst
 from jaxnst import (
@@ -131,7 +132,7 @@ def test_recipes_make_the_pictures_of_version_0_1_0(name, params):
     demo = Path(jaxnst.__file__).parent / "demo"
     config, weights = preset(name)
     config = replace(config, objective=replace(config.objective, dtype="float64"), num_steps=20)
-    with jax.enable_x64(True):
+    with double_precision():
         content, style = (
             jnp.asarray(load_image(demo / f"{file}.jpg", size=128), jnp.float64)
             for file in ("content", "style")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import double_precision
 from naive_statistics import (
     ADDITIVE,
     KINDS,
@@ -91,7 +92,7 @@ def test_functions_are_the_same_jitted_vmapped_weighted_by_1_and_about_so_in_bfl
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "gradient only"])
 def test_derivatives_are_finite_differences_in_float64(name):
-    with jax.enable_x64(True):
+    with double_precision():
         x, change = jnp.asarray(X, jnp.float64), jnp.asarray(draw(*SHAPE, seed=4), jnp.float64)
         value = jax.jit(partial(number, name))
         (_, forward), grad = jax.jvp(value, (x,), (change,)), jax.grad(value)(x)
@@ -103,7 +104,7 @@ def test_derivatives_are_finite_differences_in_float64(name):
 
 
 def test_the_second_derivative_of_the_wasserstein_distance_is_a_finite_difference():
-    with jax.enable_x64(True):
+    with double_precision():
         x, change = jnp.asarray(X, jnp.float64), jnp.asarray(draw(*SHAPE, seed=4), jnp.float64)
         gradient = jax.jit(jax.grad(partial(number, "wasserstein")))
         found = jax.jvp(gradient, (x,), (change,))[1]
@@ -149,7 +150,7 @@ def test_the_wasserstein_distance_of_covariances_that_lack_rank_is_exact_in_floa
     value, grad = both(x, y)
     expected = naive_wasserstein(*(z.astype(np.float64) for z in (x, y)))
     np.testing.assert_allclose(value, expected, rtol=1e-3)
-    with jax.enable_x64(True):
+    with double_precision():
         exact = jax.jit(jax.grad(distance))(*(jnp.asarray(z, jnp.float64) for z in (x, y)))
     close(grad, exact, 1e-3)
     assert abs(both(x, x)[0]) < 1e-5 * np.mean(x**2)

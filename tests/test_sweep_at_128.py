@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import double_precision
 from shallow import check_lane, pick
 
 import jaxnst
@@ -31,7 +32,7 @@ def at_128(optimizer, **objective):
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_eight_style_weights_at_128_in_float64(params, optimizer):
     config, weights, pictures = at_128(optimizer, dtype="float64")
-    with jax.enable_x64(True):
+    with double_precision():
         content, style, params = jax.tree.map(
             lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (*pictures, params)
         )

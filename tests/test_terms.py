@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import double_precision
 
 from jaxnst import (
     Content,
@@ -121,7 +122,7 @@ POOLED = [(name, "average") for name in TERMS if "pool1" in TERMS[name].layers]
 
 @pytest.mark.parametrize(("name", "pooling"), [*((name, "max") for name in TERMS), *POOLED])
 def test_derivatives_of_terms_are_finite_differences_in_float64(name, pooling, pictures, params):
-    with jax.enable_x64(True):
+    with double_precision():
         image, source, change = (jnp.asarray(p, jnp.float64) for p in pictures)
         loss, targets = problem(name, params, source, dtype="float64", pooling=pooling)
         value = jax.jit(partial(loss, targets=targets))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import double_precision
 from naive_vgg19 import assert_close, vgg19
 
 from jaxnst.vgg import (
@@ -249,9 +250,8 @@ def test_features_and_derivatives_are_the_same_under_jax_s_settings(
 
 @pytest.fixture
 def x64():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
+    with double_precision():
+        yield
 
 
 @pytest.mark.parametrize("promotion", ["standard", "strict"])
