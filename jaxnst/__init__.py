@@ -18,6 +18,7 @@ from jaxnst.color_matching import (
     match_colors_pca,
     match_colors_transport,
 )
+from jaxnst.first_image import noise_image
 from jaxnst.formats import load_params, quantize_params, save_params
 from jaxnst.images import Geometry, load_alpha, load_image, load_mask, save_image
 from jaxnst.lanes import SweepProgress, SweepResult
@@ -125,6 +126,7 @@ __all__ = [
     "minimize",
     "moments_error",
     "nine_point_variation",
+    "noise_image",
     "oklab_to_linear",
     "outcome",
     "perceptual_loss",

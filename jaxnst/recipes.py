@@ -24,25 +24,40 @@ class TransferConfig:
 
     Attributes:
         objective: the terms of the loss, and how the network computes their features.
-        init: start from the "content" or from "noise" (white, uniform in [0, 1]).
+        init: start from the "content", the first "style" (cropped to the content's proportions),
+            the "mean" colour of the styles, or "noise".
+        noise_share: share of noise in the first image, from 0 to 1; `init="noise"` is all noise.
+        noise_exponent: spectrum of the noise, as in `noise_image`.
         optimizer: `Lbfgs(…)`, `Adam(…)`, whose numbers are traced, or any optax transformation.
         num_steps: evaluations at each scale: one number for all, or a tuple from coarse to fine,
             whose last number holds for all further scales.
         min_size: least long side of the coarser scales in pixels; None for a single scale.
         scale_factor: ratio between the sides of neighbouring scales.
         seed: of the noise, unless `style_transfer` gets a key.
+        style_scale: the size of strokes apart from that of the picture: a style's long side as a
+            multiple of the picture's, at every scale; one number for all styles, or a tuple with
+            one for each. Styles are never enlarged. None keeps the proportion in which content and
+            style are given.
 
     Raises:
         TypeError, ValueError: a field has the wrong type or is out of range.
     """
 
     objective: Objective
-    init: Literal["content", "noise"] = field(
+    init: Literal["content", "style", "mean", "noise"] = field(
         default="content",
         metadata={
-            "help": "what to start from; a file must have the content's proportions",
+            "help": "what to start from: the content, the first style, the styles' mean colour, "
+            "noise, or a file of the content's proportions",
             "or_file": True,
         },
+    )
+    noise_share: float = field(
+        default=0.0, metadata={"help": "share of noise in the first image, from 0 to 1"}
+    )
+    noise_exponent: float = field(
+        default=0.0,
+        metadata={"help": "spectrum of the noise: 0 is white, 1 falls as in photographs"},
     )
     optimizer: Any = field(
         default=Lbfgs(), metadata={"help": "optimiser", "choices": tuple(OPTIMIZERS)}
@@ -61,6 +76,13 @@ class TransferConfig:
         default=2.0, metadata={"help": "ratio between the sides of neighbouring scales"}
     )
     seed: int = field(default=0, metadata={"help": "seed of the noise"})
+    style_scale: float | tuple[float, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "size of strokes: the style's size as a multiple of the picture's, one number "
+            "for all styles or one for each; styles are never enlarged"
+        },
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective):
@@ -70,8 +92,19 @@ class TransferConfig:
                 "optimizer must be Lbfgs(…), Adam(…) or an optax transformation, not "
                 f"{self.optimizer!r}"
             )
-        if self.init not in ("content", "noise"):
-            raise ValueError(f'init must be "content" or "noise", not {self.init!r}')
+        if self.init not in ("content", "style", "mean", "noise"):
+            raise ValueError(
+                f'init must be "content", "style", "mean" or "noise", not {self.init!r}'
+            )
+        if not 0 <= self.noise_share <= 1:
+            raise ValueError(f"noise_share must be a number from 0 to 1, not {self.noise_share!r}")
+        if not math.isfinite(self.noise_exponent):
+            raise ValueError(f"noise_exponent must be a finite number, not {self.noise_exponent!r}")
+        if isinstance(self.style_scale, list | tuple):
+            object.__setattr__(self, "style_scale", tuple(self.style_scale))
+        for scale in self.style_scales(1):
+            if scale is not None and not (math.isfinite(scale) and scale > 0):
+                raise ValueError(f"style_scale must be above 0, not {scale!r}")
         steps = self.num_steps
         if isinstance(steps, list | tuple):
             object.__setattr__(self, "num_steps", tuple(steps))  # a list has no hash
@@ -92,6 +125,11 @@ class TransferConfig:
     def steps(self) -> tuple[int, ...]:
         """`num_steps` as a tuple."""
         return self.num_steps if isinstance(self.num_steps, tuple) else (self.num_steps,)
+
+    def style_scales(self, count: int) -> tuple[float | None, ...]:
+        """Return `style_scale` as a tuple, for this number of styles if it is one for all."""
+        given = self.style_scale
+        return given if isinstance(given, tuple) else (given,) * count
 
 
 class Recipe(NamedTuple):

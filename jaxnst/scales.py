@@ -19,9 +19,9 @@ from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Chunk, Progress, run
 from jaxnst.objective import Targets, compute_targets, loss_and_grad
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
-from jaxnst.pyramid import Shape, carry_moments, pyramid_shapes, refine, resize, shrink
+from jaxnst.pyramid import Shape, carry_moments, pyramid_shapes, refine, resize
 from jaxnst.recipes import TransferConfig
-from jaxnst.sources import Picture, resize_regions, shrink_regions
+from jaxnst.sources import Picture, resize_regions, shrink_picture
 from jaxnst.vgg import Params, min_size
 
 
@@ -82,13 +82,11 @@ def begin(
         config: of the transfer, without its optimiser.
         shape: height and width of the scale.
     """
+    long, whole = max(shape), max(problem.content.image.shape[:2])
     # Styles shrink with the content and are never enlarged.
-    ratio = max(shape) / max(problem.content.image.shape[:2])
     styles = tuple(
-        style._replace(
-            image=shrink(style.image, ratio), regions=shrink_regions(style.regions, ratio)
-        )
-        for style in problem.style
+        shrink_picture(style, long / whole if s is None else s * long / max(style.image.shape[:2]))
+        for style, s in zip(problem.style, config.style_scales(len(problem.style)), strict=True)
     )
     content = problem.content._replace(
         image=_resized(problem.content.image, shape),
@@ -206,7 +204,8 @@ def run_scales(
         every: also end a chunk at each multiple of this many evaluations.
     """
     scales = schedule(problem.content.image.shape, config)
-    config = TransferConfig(config.objective)  # programs depend only on this part
+    # Programs depend only on this part.
+    config = TransferConfig(config.objective, style_scale=config.style_scale)
     at = TransferState(0, np.int32(0), [], {}) if resume is None else resume
     history, before, state = at.history, np.asarray(at.evaluations_before), None
     clock = time.perf_counter() - (history["seconds"].max(initial=0.0) if history else 0.0)

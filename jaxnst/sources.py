@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from jaxnst.pyramid import shrink
 from jaxnst.vgg import check_image
 
 
@@ -76,8 +77,8 @@ def resize_regions(regions: Any, shape: Sequence[int]) -> Any:
     return jax.image.resize(regions, (len(regions), *shape), "linear")
 
 
-def shrink_regions(regions: Any, ratio: float) -> Any:
-    """Resize regions to `ratio` times their sides; a ratio of 1 or more changes nothing."""
-    if regions is None or ratio >= 1:
-        return regions
-    return resize_regions(regions, [max(1, round(side * ratio)) for side in regions.shape[1:]])
+def shrink_picture(picture: Picture, ratio: float) -> Picture:
+    """Resize a picture and its regions to `ratio` times their sides, or not if that is above 1."""
+    image = shrink(picture.image, ratio)
+    regions = resize_regions(picture.regions, image.shape[:2])
+    return picture._replace(image=image, regions=regions)

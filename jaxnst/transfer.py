@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxnst.first_image import first_image
 from jaxnst.history import History
 from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Progress, check_num_steps, consume
@@ -15,7 +16,7 @@ from jaxnst.optimize import Status, as_argument
 from jaxnst.recipes import TransferConfig
 from jaxnst.scales import Problem, TransferState, finish, run_scales, schedule
 from jaxnst.sources import Picture, checked_regions, pictures_of
-from jaxnst.vgg import Params, check_image
+from jaxnst.vgg import Params
 
 
 class TransferResult(NamedTuple):
@@ -60,7 +61,8 @@ def style_transfer(
             styles, each style has its own.
         blend: a share for each style, all equal by default; normalised to sum to 1.
         key: for the noise; `jax.random.key(config.seed)` by default.
-        initial_image: (H, W, 3), to start from in place of `config.init`.
+        initial_image: (H, W, 3), to start from in place of `config.init`; `config.noise_share`
+            blends noise into it too.
         resume: the `state` of a `Progress`, to continue from it with the same arguments and to the
             same bits as without the pause.
         callback: called about once a second with a `Progress`, whose `x` has the size of the
@@ -131,11 +133,22 @@ def make_problem(
         )
     regions = checked_regions(regions, image.shape, "content")
     dtype = jnp.promote_types(image.dtype, jnp.float32)
+    styles = with_shares(styles, regions, blend)
+    coarsest = schedule(image.shape, config)[0].shape
+    start = first_image(
+        image, styles, config, coarsest=coarsest, key=key, initial_image=initial_image
+    )
+    scales = config.style_scale
+    if isinstance(scales, tuple) and len(scales) != len(styles):
+        raise ValueError(
+            f"style_scale has {len(scales)} numbers, but there are {len(styles)} styles: give one "
+            "for all, or one for each"
+        )
     return Problem(
         content=numbers(picture, dtype),
-        style=numbers(with_shares(styles, regions, blend), dtype),
+        style=numbers(styles, dtype),
         regions=numbers(regions, dtype),
-        start=numbers(first_image(image, config, key, initial_image), dtype),
+        start=numbers(start, dtype),
         params=params,
         weights=numbers(weights, dtype),
         optimizer=numbers(as_argument(config.optimizer), dtype),
@@ -173,23 +186,3 @@ def numbers(tree: Any, dtype: Any) -> Any:
         lambda leaf: leaf.astype(dtype) if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype),
         tree,
     )
-
-
-def first_image(
-    content: jax.Array, config: TransferConfig, key: Any = None, initial_image: Any = None
-) -> jax.Array:
-    """Return the image to start from; noise has the size of the coarsest scale."""
-    if initial_image is not None:
-        check_image(initial_image, "initial_image")
-        if initial_image.shape != content.shape:
-            raise ValueError(
-                f"initial_image must have the shape {tuple(content.shape)} of the content, not "
-                f"{tuple(initial_image.shape)}"
-            )
-        return initial_image
-    if config.init == "noise":
-        key = jax.random.key(config.seed) if key is None else key
-        # In that size it is white there: resizing would smooth it.
-        shape = *schedule(content.shape, config)[0].shape, 3
-        return jax.random.uniform(key, shape, content.dtype)
-    return content

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 import jaxnst
+from jaxnst.app.inputs import read_inputs
 from jaxnst.app.options import choose
 from jaxnst.app.parser import make_parser
+from jaxnst.images import Geometry
 
 SMALL = ["--preset", "pastiche", "--content-layers", "relu2_1", "--style-layers", "relu1_1"]
 SMALL += ["--optimizer", "adam", "--size", "32", "--num-steps", "3"]
@@ -101,6 +103,9 @@ def test_a_first_image_from_a_file(folder):
         ("sky.png ground.png --blend 1 -1", "--blend"),
         ("sky.png --init sky.png", "the same proportions"),
         ("sky.png --init nothing", "nothing"),
+        ("sky.png --style-scale 0", "style_scale must be above 0, not 0.0"),
+        ("sky.png --style-scale 1 2", "has 2 numbers, but there are 1 styles"),
+        ("sky.png --noise-share 1.5", "noise_share must be a number from 0 to 1"),
     ],
 )
 def test_pictures_that_do_not_fit_are_refused(folder, words, part):
@@ -114,13 +119,23 @@ def test_masks_are_inputs_that_nothing_overwrites(folder):
     helpers.check_refused(helpers.call("transfer", *words, "-o", "left.png", *SMALL), "overwrite")
 
 
-def test_other_masks_do_not_resume(folder):
-    from jaxnst.app.inputs import read_inputs
-    from jaxnst.images import Geometry
+def read(*words):
+    words = ["transfer", "photo.png", "sky.png", "ground.png", "-o", "c", *words]
+    return read_inputs(make_parser().parse_args(words), Geometry(size=32))
 
+
+def test_each_style_is_read_at_its_scale_but_not_enlarged(folder):
+    for words, sizes in (
+        ([], [(24, 32), (32, 24)]),
+        (["--style-scale", "0.5"], [(12, 16), (16, 12)]),
+        (["--style-scale", "0.5", "2"], [(12, 16), (40, 30)]),
+    ):
+        assert [style.image.shape[:2] for style in read(*words).styles] == sizes
+
+
+def test_other_masks_do_not_resume(folder):
     def fingerprint(*words):
-        words = ["transfer", "photo.png", "sky.png", "ground.png", "-o", "c", *words]
-        return read_inputs(make_parser().parse_args(words), Geometry(size=32)).fingerprint
+        return read(*words).fingerprint
 
     plain = fingerprint()
     for words, names in [

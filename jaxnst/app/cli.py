@@ -161,7 +161,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if not axes:
         flags = [f"--{name.replace('_', '-')}s" for name in values]
         raise ValueError(f"nothing varies: give one of {', '.join(flags)}")
-    if options.seeds and config.init != "noise":
+    if options.seeds and not (config.init == "noise" or config.noise_share):
         raise ValueError("--seeds are those of the noise to start from: add --init noise")
     for seed in axes.get("seed", ()):
         dataclasses.replace(config, seed=seed)  # which refuses what is out of range

@@ -1,6 +1,7 @@
 """The pictures that a command reads: content, styles, their masks, and the first image."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,8 +67,26 @@ def read_styles(options: argparse.Namespace, geometry: Geometry) -> list[Picture
         )
     if not sum(shares) > 0:
         raise ValueError("--blend must have a share above 0")
-    images = (read_picture(path, **asdict(geometry)).image for path in options.style)
-    return [Picture(image, share=share) for image, share in zip(images, shares, strict=True)]
+    return [
+        Picture(read_picture(path, **sized).image, share=share)
+        for path, share, sized in zip(
+            options.style, shares, _style_geometries(options, geometry), strict=True
+        )
+    ]
+
+
+def _style_geometries(options: argparse.Namespace, geometry: Geometry) -> list[dict[str, Any]]:
+    """Return the options of `read_picture` for each style."""
+    scales = options.style_scale
+    if scales is None or geometry.size is None:
+        return [asdict(geometry)] * len(options.style)
+    if len(scales) == 1:
+        scales = scales * len(options.style)
+    _check_count("--style-scale", scales, options.style, "numbers")
+    return [
+        asdict(geometry) | {"size": math.ceil(scale * geometry.size), "enlarge": False}
+        for scale in scales
+    ]
 
 
 def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
@@ -87,12 +106,16 @@ def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
             raise ValueError("--style-masks are parts of styles for the regions of --masks: add it")
         return Inputs(content, styles, None, start, alpha)
     _check_count("--masks", options.masks, styles)
-    regions = np.stack([_mask(p, content, geometry, "the content") for p in options.masks])
+    regions = np.stack(
+        [_mask(path, content, asdict(geometry), "the content") for path in options.masks]
+    )
     if options.style_masks:
         _check_count("--style-masks", options.style_masks, styles)
         masks = [
-            _mask(path, style.image, geometry, "its style")
-            for path, style in zip(options.style_masks, styles, strict=True)
+            _mask(path, style.image, sized, "its style")
+            for path, style, sized in zip(
+                options.style_masks, styles, _style_geometries(options, geometry), strict=True
+            )
         ]
         # Each style counts in its own region alone, so all of its regions may be the same.
         styles = [
@@ -123,8 +146,8 @@ def recolored(color: str, content: Any, styles: Sequence[Picture]) -> tuple[Any,
     return content, [s._replace(image=image) for s, image in zip(styles, images, strict=True)]
 
 
-def _mask(path: Path, image: Any, geometry: Geometry, whose: str) -> Any:
-    mask = load_mask(path, **asdict(geometry))
+def _mask(path: Path, image: Any, sized: dict[str, Any], whose: str) -> Any:
+    mask = load_mask(path, **sized)
     _check_shape(path, mask, image, whose)
     if not mask.max() > 0:
         raise ValueError(f"mask {str(path)!r} is black everywhere: paint its region white")
@@ -140,9 +163,11 @@ def _check_shape(path: Path, given: Any, image: Any, whose: str) -> None:
         )
 
 
-def _check_count(option: str, masks: Sequence[Path], styles: Sequence[Picture]) -> None:
-    if len(masks) != len(styles):
+def _check_count(
+    option: str, given: Sequence[Any], styles: Sequence[Any], what: str = "masks"
+) -> None:
+    if len(given) != len(styles):
         raise ValueError(
-            f"{option} has {len(masks)} masks, but there are {len(styles)} styles: give one for "
+            f"{option} has {len(given)} {what}, but there are {len(styles)} styles: give one for "
             "each style, in their order"
         )

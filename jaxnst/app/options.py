@@ -125,6 +125,8 @@ def _kind(entry: Any) -> dict[str, Any]:
         return {"choices": typing.get_args(entry.type)}
     if entry.type == int | tuple[int, ...]:
         return {"type": positive_int, "nargs": "+", "metavar": "N"}
+    if entry.type == float | tuple[float, ...] | None:
+        return {"type": number, "nargs": "+", "metavar": "X"}
     if entry.type in (int, int | None):
         return {"type": any_int if entry.name == "seed" else positive_int, "metavar": "N"}
     return {"type": number, "metavar": "X"}
@@ -142,9 +144,10 @@ def choose(options: argparse.Namespace) -> Choice:
     given = getattr(options, "recipe_defaults", {}) | {
         k: v for k, v in vars(options).items() if v is not None and not isinstance(v, Path)
     }
-    if "num_steps" in given and not isinstance(given["num_steps"], int):
-        steps = tuple(given["num_steps"])
-        given["num_steps"] = steps[0] if len(steps) == 1 else steps
+    for name in ("num_steps", "style_scale"):
+        if isinstance(given.get(name), list):
+            numbers = tuple(given[name])
+            given[name] = numbers[0] if len(numbers) == 1 else numbers
 
     def replace(old: Any) -> Any:
         names = {f.name for f in dataclasses.fields(old) if "help" in f.metadata}
