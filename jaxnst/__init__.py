@@ -46,8 +46,9 @@ from jaxnst.objective import (
 )
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.optimizers import Adam, Lbfgs
+from jaxnst.presets import PRESETS, preset
 from jaxnst.pyramid import resize
-from jaxnst.recipes import PRESETS, Recipe, TransferConfig, preset
+from jaxnst.recipes import Recipe, TransferConfig
 from jaxnst.scales import TransferState
 from jaxnst.sources import Picture
 from jaxnst.statistics import (

@@ -12,7 +12,8 @@ from jaxnst.app import options
 from jaxnst.app.parser import make_parser
 from jaxnst.images import Geometry
 from jaxnst.optimizers import OPTIMIZERS, Adam, Lbfgs
-from jaxnst.recipes import GEOMETRY, PRESETS, Recipe, TransferConfig, preset
+from jaxnst.presets import GEOMETRY, PRESETS, preset
+from jaxnst.recipes import Recipe, TransferConfig
 
 
 def described(cls: type) -> set[str]:

@@ -12,7 +12,8 @@ from jaxnst.images import Geometry
 from jaxnst.loss_weights import LossWeights
 from jaxnst.objective import Objective
 from jaxnst.optimizers import OPTIMIZERS
-from jaxnst.recipes import GEOMETRY, PRESETS, Recipe, TransferConfig, preset
+from jaxnst.presets import GEOMETRY, PRESETS, preset
+from jaxnst.recipes import Recipe, TransferConfig
 
 FLOAT32_MAX = 3.4028234e38
 INT_MAX = 2**63 - 1
