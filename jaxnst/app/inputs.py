@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,12 @@ import jax
 import numpy as np
 
 from jaxnst.app.checkpoint import Fingerprint, digest
+from jaxnst.app.options import Choice
 from jaxnst.color import COLORS
 from jaxnst.images import Geometry, load_mask, read_picture
+from jaxnst.rescaling import rescale_params
 from jaxnst.sources import Picture
+from jaxnst.vgg import Params
 
 
 class Inputs(NamedTuple):
@@ -144,6 +148,19 @@ def recolored(color: str, content: Any, styles: Sequence[Picture]) -> tuple[Any,
         prepare = jax.vmap(prepare, in_axes=(0, None))
     content, images = prepare(content, [style.image for style in styles])
     return content, [s._replace(image=image) for s, image in zip(styles, images, strict=True)]
+
+
+def network_of(choice: Choice, inputs: Inputs, params: Params) -> Params:
+    """Return the params, rescaled on the pictures if the recipe says so."""
+    if not choice.rescale:
+        return params
+    pictures = [style.image for style in inputs.styles]
+    if inputs.content is not None:
+        content, styles = recolored(choice.color, inputs.content, inputs.styles)
+        pictures = [content, *(style.image for style in styles)]
+    rescale = jax.jit(partial(rescale_params, pooling=choice.config.objective.pooling))
+    rescaled: Params = rescale(pictures, params)
+    return rescaled
 
 
 def _mask(path: Path, image: Any, sized: dict[str, Any], whose: str) -> Any:

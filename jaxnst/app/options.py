@@ -12,7 +12,7 @@ from jaxnst.images import Geometry
 from jaxnst.loss_weights import LossWeights
 from jaxnst.objective import Objective
 from jaxnst.optimizers import OPTIMIZERS
-from jaxnst.presets import GEOMETRY, PRESETS, preset
+from jaxnst.presets import GEOMETRY, PRESETS, RESCALED, preset
 from jaxnst.recipes import Recipe, TransferConfig
 
 FLOAT32_MAX = 3.4028234e38
@@ -26,6 +26,7 @@ class Choice(NamedTuple):
     weights: LossWeights
     geometry: Geometry
     color: str = "style"  #: one of `COLORS`
+    rescale: bool = False  #: whether the network is rescaled
 
 
 def positive_int(text: str) -> int:
@@ -82,6 +83,12 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         help="colours: the style's (style); the content's, on a picture whose luminance alone was "
         "transferred (content-luminance) or on the finished one (content-after); or those of a "
         "style whose colours were matched to the content's before, by PCA (match) (%(default)s)",
+    )
+    parser.add_argument(
+        "--rescale",
+        action=argparse.BooleanOptionalAction,
+        help="rescale the network to mean activations of 1 on the pictures, in a batch on the "
+        f"styles (only for {', '.join(RESCALED)})",
     )
     group = parser.add_argument_group("in place of what the preset says")
     for name, flag in term_flags(recipe, "weight").items():
@@ -167,7 +174,8 @@ def choose(options: argparse.Namespace) -> Choice:
     objective = dataclasses.replace(objective, terms=terms)
     config = dataclasses.replace(replace(config), objective=objective, optimizer=optimizer)
     geometry = replace(GEOMETRY.get(options.preset, Geometry()))
-    return Choice(config, weights, geometry, options.color)
+    rescale = options.preset in RESCALED if options.rescale is None else options.rescale
+    return Choice(config, weights, geometry, options.color, rescale)
 
 
 def _optimizer(old: Any, given: dict[str, Any]) -> Any:

@@ -34,7 +34,7 @@ _UNFINISHED = "unfinished-"
 
 def settings_of(choice: Choice) -> dict[str, str]:
     """Return all numbers and choices of a recipe as texts, by the names of their options."""
-    config, weights, geometry, color = choice
+    config, weights, geometry, color, rescale = choice
     settings = _fields(config) | _fields(config.objective) | _fields(geometry)
     for name in ("objective", "terms"):
         del settings[name]
@@ -45,7 +45,7 @@ def settings_of(choice: Choice) -> dict[str, str]:
     settings |= _fields(config.optimizer) | {"optimizer": type(config.optimizer)}
     settings |= {f"{name}_weight": scale for name, scale in weights.scales.items()}
     settings["layer_weights"] = weights.layers
-    settings["color"] = color
+    settings |= {"color": color, "rescale": rescale}
     return {name: _text(value) for name, value in settings.items()}
 
 
