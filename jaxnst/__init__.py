@@ -37,6 +37,7 @@ from jaxnst.moments import (
     moments_error,
     wasserstein_gaussian,
 )
+from jaxnst.normalization import NormalizedGradient
 from jaxnst.objective import (
     Objective,
     Targets,
@@ -83,6 +84,7 @@ __all__ = [
     "Info",
     "Lbfgs",
     "LossWeights",
+    "NormalizedGradient",
     "Objective",
     "Params",
     "Penalty",
