@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
+from jaxnst.convolution import PADDINGS, Padding, paddings_of
 from jaxnst.loss_weights import LossWeights
+from jaxnst.pooling import POOLS, check_pooling
 from jaxnst.sources import Source, checked_regions, pictures_of, resize_regions
 from jaxnst.terms import Features, Regions, Term
 from jaxnst.vgg import (
     Params,
-    Pooling,
     check_image,
     check_layers,
     dtype_name,
@@ -37,12 +38,14 @@ class Objective:
 
     Attributes:
         terms: by name, in the order in which they are summed.
-        pooling: "max" as VGG19 was trained, "average" as Gatys et al. 2016 prefer.
+        pooling: "max" as VGG19 was trained, "average" as Gatys et al. 2016 prefer, or another of
+            `pooling.POOLS`.
         dtype: of the activations, by name or as a dtype; sums are always float32 or better.
             "float64" needs JAX_ENABLE_X64.
+        padding: "zero" as VGG19 was trained, or as in `VGG19`.
 
     Raises:
-        TypeError, ValueError: a term, a layer, the pooling or the dtype is not valid.
+        TypeError, ValueError: a term, a layer, the pooling, the dtype or the padding is not valid.
 
     >>> import jaxnst
     >>> terms = {"content": jaxnst.Content(), "style": jaxnst.Style()}
@@ -51,12 +54,21 @@ class Objective:
     """
 
     terms: Mapping[str, Term]
-    pooling: Pooling = field(default="max", metadata={"help": "pooling of VGG19"})
+    pooling: str = field(
+        default="max", metadata={"help": "pooling of VGG19", "choices": tuple(POOLS)}
+    )
     dtype: Any = field(
         default="float32",
         metadata={
             "help": "type of the activations",
             "choices": ("float32", "bfloat16", "float64"),
+        },
+    )
+    padding: Padding = field(
+        default="zero",
+        metadata={
+            "help": "padding of all convolutions, or of the first and of the others",
+            "choices": tuple(PADDINGS),
         },
     )
 
@@ -75,8 +87,9 @@ class Objective:
             check_layers([layer for layer in term.layers if layer != "image"])
             if not term.layers:
                 raise ValueError(f"the term {name!r} must have one or more layers")
-        if self.pooling not in ("max", "average"):
-            raise ValueError(f'pooling must be "max" or "average", not {self.pooling!r}')
+        check_pooling(self.pooling)
+        first, others = paddings_of(self.padding)  # a pair of equal names is one name
+        object.__setattr__(self, "padding", first if first == others else (first, others))
         object.__setattr__(self, "terms", FrozenDict(self.terms))  # a dict has no hash
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
@@ -103,7 +116,12 @@ def _look(
     """Return the features of an image, with the image itself, and its regions in their sizes."""
     image = jnp.asarray(image)
     features = {"image": image} | extract_features(
-        image, params, layers=layers, pooling=objective.pooling, dtype=objective.dtype
+        image,
+        params,
+        layers=layers,
+        pooling=objective.pooling,
+        dtype=objective.dtype,
+        padding=objective.padding,
     )
     return features, {layer: resize_regions(regions, x.shape[:2]) for layer, x in features.items()}
 

@@ -118,7 +118,8 @@ def _kind(entry: Any) -> dict[str, Any]:
         kind = lambda text: text if text in words else Path(text)  # noqa: E731
         return {"type": kind, "metavar": "|".join((*words, "FILE"))}
     if "choices" in entry.metadata:
-        return {"choices": entry.metadata["choices"]}
+        or_pair = any(typing.get_origin(kind) is tuple for kind in typing.get_args(entry.type))
+        return {"choices": entry.metadata["choices"], "nargs": "+" if or_pair else None}
     if entry.type is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(entry.type) is Literal:
@@ -142,9 +143,9 @@ def choose(options: argparse.Namespace) -> Choice:
     given = getattr(options, "recipe_defaults", {}) | {
         k: v for k, v in vars(options).items() if v is not None and not isinstance(v, Path)
     }
-    if "num_steps" in given and not isinstance(given["num_steps"], int):
-        steps = tuple(given["num_steps"])
-        given["num_steps"] = steps[0] if len(steps) == 1 else steps
+    for name in {"num_steps", "padding"} & given.keys():
+        if isinstance(given[name], list):
+            given[name] = given[name][0] if len(given[name]) == 1 else tuple(given[name])
 
     def replace(old: Any) -> Any:
         names = {f.name for f in dataclasses.fields(old) if "help" in f.metadata}
