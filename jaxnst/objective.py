@@ -1,7 +1,7 @@
 """The perceptual loss, a weighted sum of terms, and its targets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -42,7 +42,8 @@ class Objective:
             `pooling.POOLS`.
         dtype: of the activations, by name or as a dtype; sums are always float32 or better.
             "float64" needs JAX_ENABLE_X64.
-        padding: "zero" as VGG19 was trained, or as in `VGG19`.
+        padding: "zero" as VGG19 was trained, or as in `VGG19`. With "circular", the image tiles
+            the plane, also when it is resized between scales.
 
     Raises:
         TypeError, ValueError: a term, a layer, the pooling, the dtype or the padding is not valid.
@@ -97,6 +98,11 @@ class Objective:
     def layers(self) -> tuple[str, ...]:
         """The layers of VGG19 that the terms use."""
         return _network_layers(self.terms.values())
+
+    @property
+    def circular(self) -> bool:
+        """Whether the image tiles the plane."""
+        return self.padding == "circular"
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -167,10 +173,17 @@ def compute_targets(
         pictures, layers = pictures_of(source, given), _network_layers(terms.values())
         if len({len(p.regions) if p.regions is not None else 0 for p in pictures}) > 1:
             raise ValueError(f"the pictures of {source} must have the same number of regions")
-        looks = [_look(p.image, p.regions, params, objective, layers) for p in pictures]
+        looks: dict[Objective, Any] = {}
         for name, term in terms.items():
+            seen = objective
+            if objective.circular and not getattr(term, "aligned", False):
+                # The image tiles the plane, but a style does not: no edge continues at the opposite
+                # one. Mirrored at its edges, it has the same statistics beside them.
+                seen = replace(objective, padding="reflect")
+            if seen not in looks:
+                looks[seen] = [_look(p.image, p.regions, params, seen, layers) for p in pictures]
             described[name] = _blend(
-                [term.describe(*look) for look in looks], [p.share for p in pictures]
+                [term.describe(*look) for look in looks[seen]], [p.share for p in pictures]
             )
     return {name: described.get(name, ()) for name in objective.terms}
 

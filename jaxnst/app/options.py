@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import re
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -69,8 +70,8 @@ def term_flags(recipe: Recipe, suffix: str) -> dict[str, str]:
     return {name: f"--{name.replace('_', '-')}-{suffix}" for name in recipe.config.objective.terms}
 
 
-def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
-    """Add `--preset` and an option for each number that may stand in place of the preset's."""
+def add_preset_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--preset` and `--color`."""
     parser.add_argument(
         "--preset", default="default", help=f"the recipe: {', '.join(PRESETS)} (%(default)s)"
     )
@@ -82,7 +83,19 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         "transferred (content-luminance) or on the finished one (content-after); or those of a "
         "style whose colours were matched to the content's before, by PCA (match) (%(default)s)",
     )
-    group = parser.add_argument_group("in place of what the preset says")
+
+
+def add_recipe_options(
+    parser: argparse.ArgumentParser, recipe: Recipe, *, fixed: Sequence[str] = ()
+) -> None:
+    """Add an option for each number that may stand in place of the recipe's.
+
+    Args:
+        parser: of a command.
+        recipe: whose terms have options.
+        fixed: names of fields without an option.
+    """
+    group = parser.add_argument_group("in place of what the recipe says")
     for name, flag in term_flags(recipe, "weight").items():
         group.add_argument(
             flag, dest=f"{name}_weight", type=number, metavar="X", help="coefficient in the loss"
@@ -93,7 +106,8 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
                 flag, dest=f"{name}_layers", nargs="+", metavar="LAYER", help="where it is compared"
             )
     classes = (TransferConfig, Objective, *OPTIMIZERS.values(), Geometry)
-    for entry in {f.name: f for cls in classes for f in _described(cls)}.values():
+    fields = {f.name: f for cls in classes for f in _described(cls) if f.name not in fixed}
+    for entry in fields.values():
         group.add_argument(
             "--" + entry.name.replace("_", "-"),
             dest=entry.name,
@@ -134,12 +148,13 @@ def _kind(entry: Any) -> dict[str, Any]:
 def choose(options: argparse.Namespace) -> Choice:
     """Return the preset with the options that were given in its place.
 
-    A command's own defaults are in `options.recipe_defaults`, by the names of the fields.
+    A command's own recipe is `options.recipe`, and its own defaults are in
+    `options.recipe_defaults`, by the names of the fields.
 
     Raises:
         ValueError: an option is out of range, or goes with another optimiser.
     """
-    config, weights = preset(options.preset)
+    config, weights = getattr(options, "recipe", None) or preset(options.preset)
     given = getattr(options, "recipe_defaults", {}) | {
         k: v for k, v in vars(options).items() if v is not None and not isinstance(v, Path)
     }
