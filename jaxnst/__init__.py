@@ -63,6 +63,7 @@ from jaxnst.statistics import (
 )
 from jaxnst.sweep import sweep, weight_grid
 from jaxnst.terms import Content, Penalty, Style, Term
+from jaxnst.texture import synthesize_texture, texture_recipe
 from jaxnst.transfer import TransferResult, style_transfer
 from jaxnst.variation import (
     gradient_only_variation,
@@ -154,6 +155,8 @@ __all__ = [
     "step",
     "style_transfer",
     "sweep",
+    "synthesize_texture",
+    "texture_recipe",
     "total_variation",
     "transfer_chroma",
     "wasserstein_gaussian",

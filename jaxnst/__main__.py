@@ -10,7 +10,7 @@ LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 def start() -> int:
     """Run the command line, with large memory pages where the system has them."""
-    if sys.argv[1:2] and sys.argv[1] in ("transfer", "demo", "sweep", "batch"):
+    if sys.argv[1:2] and sys.argv[1] in ("transfer", "texture", "demo", "sweep", "batch"):
         _start_again_with_large_pages()
     return main()
 

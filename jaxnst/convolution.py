@@ -18,6 +18,11 @@ from jaxtyping import Array, Float
 
 Algorithm = Callable[[jax.Array, jax.Array], jax.Array]
 
+#: How features may be continued beyond their borders, with the mode of `jnp.pad`.
+PADDINGS = {"zero": "constant", "replicate": "edge", "reflect": "reflect", "circular": "wrap"}
+#: One of `PADDINGS`, or a pair: for conv1_1 and for the other convolutions.
+Padding = str | tuple[str, str]
+
 _OFFSETS = [(i, j) for i in range(3) for j in range(3)]
 
 # F(4×4, 3×3) of Lavin & Gray 2016 (arXiv:1509.09308), section 4.3: a 4×4 tile of the output is
@@ -36,8 +41,28 @@ _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 
 _AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
-def conv3x3(x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[Array, "h w f"]:
-    """Convolve `x` with `kernel` to (h, w, f), with zero padding.
+def paddings_of(padding: Padding) -> tuple[str, str]:
+    """Return the names of the padding of conv1_1 and of the other convolutions.
+
+    Raises:
+        ValueError: it is neither one of `PADDINGS` nor a pair of them.
+
+    >>> paddings_of("circular"), paddings_of(("replicate", "zero"))
+    (('circular', 'circular'), ('replicate', 'zero'))
+    """
+    pair = (padding, padding) if isinstance(padding, str) else tuple(padding)
+    if len(pair) != 2 or not {*pair} <= {*PADDINGS}:
+        raise ValueError(
+            f"padding must be one of {', '.join(PADDINGS)}, or two for conv1_1 and the other "
+            f"convolutions, not {padding!r}"
+        )
+    return pair
+
+
+def conv3x3(
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c f"], *, padding: str = "zero"
+) -> Float[Array, "h w f"]:
+    """Convolve `x` with `kernel` to (h, w, f).
 
     All JAX transformations work, in forward and reverse mode. The platform that a program is
     compiled for determines the algorithm.
@@ -45,14 +70,17 @@ def conv3x3(x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[
     Args:
         x: (h, w, c) features.
         kernel: (3, 3, c, f), of the same dtype.
+        padding: one of `PADDINGS`. "reflect" repeats the only pixel of a side of length 1.
 
     >>> x = jnp.arange(4.0).reshape(2, 2, 1)
     >>> conv3x3(x, jnp.ones((3, 3, 1, 1)))[..., 0]
     Array([[6., 6.],
            [6., 6.]], dtype=float32)
     """
+    if padding != "zero":  # the convolution pads a larger x, and its outer ring is cut off
+        x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), PADDINGS[padding])
     y: jax.Array = _conv3x3_p.bind(x, kernel, turned=False)
-    return y
+    return y if padding == "zero" else y[1:-1, 1:-1]
 
 
 def _fastest_on_cpu(height: int, width: int, channels: int, filters: int) -> Algorithm:

@@ -19,7 +19,8 @@ from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status
 from jaxnst.pyramid import resize
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Lift, Problem, advance, begin, finish, once, run_scales, schedule
+from jaxnst.scales import Lift, Problem, advance, begin, finish, once, run_scales
+from jaxnst.schedule import schedule
 from jaxnst.transfer import TransferResult
 
 Pick = Callable[[int], Problem]  #: returns the problem of the lane of this index
@@ -125,7 +126,8 @@ def run_lanes(
             problem = put(problem._replace(params={}), axes, mesh)._replace(params=params)
         report = callback and partial(_report, callback, lanes, count, size)
         last, stopped = consume(run_scales(problem, config, lift=lift, axes=group_axes), report)
-        image, status, history = finish(last, shape, lift=lift, interrupted=stopped)
+        wrap = config.objective.circular
+        image, status, history = finish(last, shape, lift=lift, interrupted=stopped, wrap=wrap)
         image, status, history = _by_lanes((image, status, history), size, len(lanes))
         yield lanes, SweepResult(image, status, history)
 

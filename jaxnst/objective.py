@@ -1,7 +1,7 @@
 """The perceptual loss, a weighted sum of terms, and its targets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
+from jaxnst.convolution import PADDINGS, Padding, paddings_of
 from jaxnst.loss_weights import LossWeights
+from jaxnst.pooling import POOLS, check_pooling
 from jaxnst.sources import Source, checked_regions, pictures_of, resize_regions
 from jaxnst.terms import Features, Regions, Term
 from jaxnst.vgg import (
     Params,
-    Pooling,
     check_image,
     check_layers,
     dtype_name,
@@ -37,12 +38,15 @@ class Objective:
 
     Attributes:
         terms: by name, in the order in which they are summed.
-        pooling: "max" as VGG19 was trained, "average" as Gatys et al. 2016 prefer.
+        pooling: "max" as VGG19 was trained, "average" as Gatys et al. 2016 prefer, or another of
+            `pooling.POOLS`.
         dtype: of the activations, by name or as a dtype; sums are always float32 or better.
             "float64" needs JAX_ENABLE_X64.
+        padding: "zero" as VGG19 was trained, or as in `VGG19`. With "circular", the image tiles
+            the plane, also when it is resized between scales.
 
     Raises:
-        TypeError, ValueError: a term, a layer, the pooling or the dtype is not valid.
+        TypeError, ValueError: a term, a layer, the pooling, the dtype or the padding is not valid.
 
     >>> import jaxnst
     >>> terms = {"content": jaxnst.Content(), "style": jaxnst.Style()}
@@ -51,12 +55,21 @@ class Objective:
     """
 
     terms: Mapping[str, Term]
-    pooling: Pooling = field(default="max", metadata={"help": "pooling of VGG19"})
+    pooling: str = field(
+        default="max", metadata={"help": "pooling of VGG19", "choices": tuple(POOLS)}
+    )
     dtype: Any = field(
         default="float32",
         metadata={
             "help": "type of the activations",
             "choices": ("float32", "bfloat16", "float64"),
+        },
+    )
+    padding: Padding = field(
+        default="zero",
+        metadata={
+            "help": "padding of all convolutions, or of the first and of the others",
+            "choices": tuple(PADDINGS),
         },
     )
 
@@ -75,8 +88,9 @@ class Objective:
             check_layers([layer for layer in term.layers if layer != "image"])
             if not term.layers:
                 raise ValueError(f"the term {name!r} must have one or more layers")
-        if self.pooling not in ("max", "average"):
-            raise ValueError(f'pooling must be "max" or "average", not {self.pooling!r}')
+        check_pooling(self.pooling)
+        first, others = paddings_of(self.padding)  # a pair of equal names is one name
+        object.__setattr__(self, "padding", first if first == others else (first, others))
         object.__setattr__(self, "terms", FrozenDict(self.terms))  # a dict has no hash
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
@@ -84,6 +98,11 @@ class Objective:
     def layers(self) -> tuple[str, ...]:
         """The layers of VGG19 that the terms use."""
         return _network_layers(self.terms.values())
+
+    @property
+    def circular(self) -> bool:
+        """Whether the image tiles the plane."""
+        return self.padding == "circular"
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -103,7 +122,12 @@ def _look(
     """Return the features of an image, with the image itself, and its regions in their sizes."""
     image = jnp.asarray(image)
     features = {"image": image} | extract_features(
-        image, params, layers=layers, pooling=objective.pooling, dtype=objective.dtype
+        image,
+        params,
+        layers=layers,
+        pooling=objective.pooling,
+        dtype=objective.dtype,
+        padding=objective.padding,
     )
     return features, {layer: resize_regions(regions, x.shape[:2]) for layer, x in features.items()}
 
@@ -149,10 +173,17 @@ def compute_targets(
         pictures, layers = pictures_of(source, given), _network_layers(terms.values())
         if len({len(p.regions) if p.regions is not None else 0 for p in pictures}) > 1:
             raise ValueError(f"the pictures of {source} must have the same number of regions")
-        looks = [_look(p.image, p.regions, params, objective, layers) for p in pictures]
+        looks: dict[Objective, Any] = {}
         for name, term in terms.items():
+            seen = objective
+            if objective.circular and not getattr(term, "aligned", False):
+                # The image tiles the plane, but a style does not: no edge continues at the opposite
+                # one. Mirrored at its edges, it has the same statistics beside them.
+                seen = replace(objective, padding="reflect")
+            if seen not in looks:
+                looks[seen] = [_look(p.image, p.regions, params, seen, layers) for p in pictures]
             described[name] = _blend(
-                [term.describe(*look) for look in looks], [p.share for p in pictures]
+                [term.describe(*look) for look in looks[seen]], [p.share for p in pictures]
             )
     return {name: described.get(name, ()) for name in objective.terms}
 

@@ -7,11 +7,11 @@ from operator import add
 import jax.numpy as jnp
 
 from jaxnst.losses import mean_features
-from jaxnst.vgg import CONV_SHAPES, Image, Params, Pooling, extract_features
+from jaxnst.vgg import CONV_SHAPES, Image, Params, extract_features
 
 
 def rescale_params(
-    images: Sequence[Image], params: Params, *, pooling: Pooling = "average"
+    images: Sequence[Image], params: Params, *, pooling: str = "average"
 ) -> Params:
     """Rescale each filter so that its mean activation is 1 on the given pictures.
 

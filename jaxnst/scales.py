@@ -6,7 +6,7 @@ decides what to show or save and when to stop.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -19,10 +19,11 @@ from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Chunk, Progress, run
 from jaxnst.objective import Targets, compute_targets, loss_and_grad
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
-from jaxnst.pyramid import Shape, carry_moments, pyramid_shapes, refine, resize
+from jaxnst.pyramid import Shape, carry_moments, refine, resize_unless
 from jaxnst.recipes import TransferConfig
+from jaxnst.schedule import schedule
 from jaxnst.sources import Picture, resize_regions, shrink_picture
-from jaxnst.vgg import Params, min_size
+from jaxnst.vgg import Params
 
 
 class Problem(NamedTuple):
@@ -37,13 +38,6 @@ class Problem(NamedTuple):
     optimizer: Any  #: settings whose numbers are leaves, or a `Static` transformation
 
 
-class Scale(NamedTuple):
-    """One step of the image pyramid."""
-
-    shape: Shape  #: height and width of the content and the image
-    num_steps: int  #: evaluations of the loss
-
-
 class TransferState(NamedTuple):
     """A transfer as one pytree of arrays and numbers; `style_transfer(resume=…)` continues from it.
 
@@ -54,18 +48,6 @@ class TransferState(NamedTuple):
     evaluations_before: Any  #: number of evaluations made at earlier scales
     leaves: list[Any]  #: of the `State` at the current scale
     history: History  #: of all evaluations so far
-
-
-def schedule(shape: Sequence[int], config: TransferConfig) -> list[Scale]:
-    """Return the scales from coarse to fine for a content of this shape (…, H, W, 3)."""
-    finest, steps = (shape[-3], shape[-2]), config.steps
-    if config.min_size is None:
-        return [Scale(finest, steps[0])]
-    shapes = pyramid_shapes(finest, min_size=config.min_size, scale_factor=config.scale_factor)
-    # The short side of a long and narrow picture may be too small for the network at some scales.
-    least = min_size(config.objective.layers)
-    shapes = [shape for shape in shapes if min(shape) >= least or shape == finest]
-    return [Scale(shape, steps[min(i, len(steps) - 1)]) for i, shape in enumerate(shapes)]
 
 
 # --- A scale as pure functions --------------------------------------------------------------------
@@ -88,8 +70,9 @@ def begin(
         shrink_picture(style, long / whole if s is None else s * long / max(style.image.shape[:2]))
         for style, s in zip(problem.style, config.style_scales(len(problem.style)), strict=True)
     )
+    wrap = config.objective.circular
     content = problem.content._replace(
-        image=_resized(problem.content.image, shape),
+        image=resize_unless(problem.content.image, shape, wrap=wrap),
         regions=resize_regions(problem.content.regions, shape),
     )
     here = problem._replace(content=content, style=styles)
@@ -97,11 +80,12 @@ def begin(
     targets = compute_targets(sources, problem.params, objective=config.objective)
     x = problem.start
     if previous is None:
-        x = _resized(x, shape)
+        x = resize_unless(x, shape, wrap=wrap)
     else:
         # Departs from crowsonkb, whose scales start from a blurred image and must recover the
         # details of the content that coarser scales could not show.
-        x = refine(outcome(previous), x, [style.image for style in styles], *shape)
+        images = [style.image for style in styles]
+        x = refine(outcome(previous), x, images, *shape, wrap=wrap)
     state = init(
         _value_and_grad(config),
         x,
@@ -111,7 +95,7 @@ def begin(
         optimizer=problem.optimizer,
         evaluation=0 if previous is None else previous.evaluation,
     )
-    return targets, state if previous is None else _carry_over(previous, state, shape)
+    return targets, state if previous is None else _carry_over(previous, state, shape, wrap)
 
 
 def advance(
@@ -144,20 +128,16 @@ def _value_and_grad(config: TransferConfig) -> Callable[..., Any]:
     return value_and_grad
 
 
-def _carry_over(old: State, fresh: State, shape: Shape) -> State:
+def _carry_over(old: State, fresh: State, shape: Shape, wrap: bool) -> State:
     """Return a scale's first state with what is kept from the last state of the scale before.
 
     A run that is not finite stays so; other lanes continue.
     """
     lost = (old.status == Status.NON_FINITE) | ~(old.best_loss < jnp.finfo(old.best_loss.dtype).max)
     return fresh._replace(
-        opt_state=carry_moments(old.opt_state, fresh.opt_state, (*shape, 3)),
+        opt_state=carry_moments(old.opt_state, fresh.opt_state, shape, wrap=wrap),
         status=jnp.where(lost, Status.NON_FINITE, fresh.status).astype(jnp.int32),
     )
-
-
-def _resized(image: jax.Array, shape: Shape) -> jax.Array:
-    return image if image.shape[:2] == shape else resize(image, *shape)
 
 
 # --- The host's loop ------------------------------------------------------------------------------
@@ -267,7 +247,12 @@ def _evaluate_up_to(limit: Any, evaluate: Callable[..., Any], *args: Any) -> Any
 
 
 def finish(
-    progress: Progress, shape: Shape, *, lift: Lift = once, interrupted: bool = False
+    progress: Progress,
+    shape: Shape,
+    *,
+    lift: Lift = once,
+    interrupted: bool = False,
+    wrap: bool = False,
 ) -> tuple[jax.Array, Any, History]:
     """Return the image, status and history of a run from its last record.
 
@@ -276,18 +261,19 @@ def finish(
         shape: height and width of the finished picture.
         lift: as in `run_scales`.
         interrupted: whether the run was stopped.
+        wrap: whether the image tiles the plane.
     """
     status = progress.status
     if interrupted:
         status = np.where(progress.done, status, Status.INTERRUPTED)
-    image = lift(_finished_image, (0,), shape=tuple(shape))(progress.x)
+    image = lift(_finished_image, (0,), shape=tuple(shape), wrap=wrap)(progress.x)
     return image, status, progress.history
 
 
-def _finished_image(x: jax.Array, *, shape: Shape) -> jax.Array:
+def _finished_image(x: jax.Array, *, shape: Shape, wrap: bool) -> jax.Array:
     # Departs from systems that clip inside the loop, which breaks L-BFGS. The history has the
     # losses of images before clipping.
-    return jnp.clip(_resized(x, shape), 0, 1)
+    return jnp.clip(resize_unless(x, shape, wrap=wrap), 0, 1)
 
 
 def _restored(leaves: list[Any], like: State) -> State:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 
@@ -74,6 +74,7 @@ class Content:
     layers: tuple[str, ...] = ("relu4_2",)
     distance: Callable[..., jax.Array] = mean_squared_error
     source: str = "content"
+    aligned: ClassVar[bool] = True  #: the source tiles the plane where the image does
 
     def __post_init__(self) -> None:
         _frozen_layers(self)

@@ -14,7 +14,8 @@ from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status, as_argument
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Problem, TransferState, finish, run_scales, schedule
+from jaxnst.scales import Problem, TransferState, finish, run_scales
+from jaxnst.schedule import schedule
 from jaxnst.sources import Picture, checked_regions, pictures_of
 from jaxnst.vgg import Params
 
@@ -105,7 +106,8 @@ def style_transfer(
     problem = jax.device_put(problem)
     last, interrupted = consume(run_scales(problem, config, resume=resume, every=every), callback)
     shape = problem.content.image.shape[:2]
-    image, status, history = finish(last, shape, interrupted=interrupted)
+    wrap = config.objective.circular
+    image, status, history = finish(last, shape, interrupted=interrupted, wrap=wrap)
     return TransferResult(image, Status(int(status)), history)
 
 

@@ -1,7 +1,7 @@
 """VGG19 (Simonyan & Zisserman 2014, arXiv:1409.1556): layer table, network and features."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -10,10 +10,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxnst.convolution import conv3x3
+from jaxnst.convolution import Padding, conv3x3, paddings_of
+from jaxnst.pooling import POOLS, check_pooling
 
 Params = dict[str, Any]
-Pooling = Literal["max", "average"]
 
 #: An image in sRGB, nominally in [0, 1].
 Image = Float[jax.Array | np.ndarray[Any, Any], "h w 3"]
@@ -125,58 +125,23 @@ class Normalize(nn.Module):
 
 
 class Conv(nn.Module):
-    """A 3×3 convolution with zero padding, as in training and in Gatys et al. 2016."""
+    """A 3×3 convolution."""
 
     shape: tuple[int, ...]
+    padding: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map (h, w, c) features to (h, w, f) of the same dtype."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), self.shape)
         bias = self.param("bias", nn.initializers.zeros, self.shape[-1:])
-        return conv3x3(x, kernel.astype(x.dtype)) + bias.astype(x.dtype).reshape(1, 1, -1)
+        y = conv3x3(x, kernel.astype(x.dtype), padding=self.padding)
+        return y + bias.astype(x.dtype).reshape(1, 1, -1)
 
 
-# Pools take blocks of 2×2. Odd sides lose their last row or column, as in torch; Caffe rounds up.
-# Strided slices replace `reduce_window`: XLA for CPUs, as of jax 0.10, miscompiles one after a ReLU
-# whose result has several uses, and its gradients are slow. Pools and ReLU are jitted one by one,
-# as functions of `jax.numpy` are, so that outside of `jit` no call sends constants to the device.
+# Jitted alone, as functions of `jax.numpy` are: outside of `jit` no call sends constants to the
+# device.
 _relu = jax.jit(nn.relu)
-
-
-def _corners(x: jax.Array) -> list[jax.Array]:
-    """Return the upper left, upper right, lower left and lower right pixel of each block."""
-    height, width = (side // 2 * 2 for side in x.shape[:2])
-    return [x[i:height:2, j:width:2] for i in range(2) for j in range(2)]
-
-
-@jax.jit
-def max_pool(x: jax.Array) -> jax.Array:
-    """Map (h, w, c) to (h // 2, w // 2, c), the largest of each 2×2 block.
-
-    Among equal values, the first gets the gradient. A block with NaN gives NaN.
-
-    >>> max_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
-    3.0
-    """
-    a, b, c, d = _corners(x)
-    return _larger(_larger(a, b), _larger(c, d))
-
-
-def _larger(x: jax.Array, y: jax.Array) -> jax.Array:
-    # NaN if either is. `jnp.maximum` would split the gradient between equal values.
-    return jnp.where((x >= y) | jnp.isnan(x), x, y)
-
-
-@jax.jit
-def average_pool(x: jax.Array) -> jax.Array:
-    """Map (h, w, c) to (h // 2, w // 2, c), the mean of each 2×2 block.
-
-    >>> average_pool(jnp.arange(4.0).reshape(2, 2, 1)).item()
-    1.5
-    """
-    a, b, c, d = _corners(x)
-    return ((a + b) + (c + d)) / 4
 
 
 class VGG19(nn.Module):
@@ -184,7 +149,11 @@ class VGG19(nn.Module):
 
     Attributes:
         layers: names of the features to return.
-        pooling: "max" as trained, or "average" as in Gatys et al. 2016, section 2.
+        pooling: "max" as trained, "average" as in Gatys et al. 2016, section 2, or another of
+            `pooling.POOLS`.
+        padding: how convolutions continue features beyond their borders: by "zero" as trained, or
+            as another of `convolution.PADDINGS` says; or a pair of names, for conv1_1 and for the
+            others.
         dtype: of the activations, not the params: float32, bfloat16, or under x64 float64.
 
     >>> network = VGG19(("relu2_1",), pooling="average")
@@ -194,8 +163,9 @@ class VGG19(nn.Module):
     """
 
     layers: Sequence[str]
-    pooling: Pooling = "max"
+    pooling: str = "max"
     dtype: DTypeLike = "float32"
+    padding: Padding = "zero"
 
     @nn.compact
     def __call__(self, image: Image) -> dict[str, jax.Array]:
@@ -203,13 +173,14 @@ class VGG19(nn.Module):
 
         Raises:
             TypeError: `layers` is a string, or the image is not of floating-point numbers.
-            ValueError: a layer, the pooling or the dtype is unknown; the image has another shape,
-                is clearly in 0..255, or is too small for the deepest layer; or params lack a layer.
+            ValueError: a layer, the pooling, the dtype or the padding is unknown; the image has
+                another shape, is clearly in 0..255, or is too small for the deepest layer; or
+                params lack a layer.
         """
         check_layers(self.layers)
         check_image(image)
-        if self.pooling not in ("max", "average"):
-            raise ValueError(f'pooling must be "max" or "average", not {self.pooling!r}')
+        check_pooling(self.pooling)
+        first, others = paddings_of(self.padding)
         dtype = _allowed_dtype(self.dtype)
         if not self.layers:
             return {}
@@ -220,7 +191,6 @@ class VGG19(nn.Module):
                 f"image must have at least {least}x{least} pixels for {deepest}, "
                 f"not {height}x{width}; enlarge it or choose earlier layers"
             )
-        pool = max_pool if self.pooling == "max" else average_pool
         out: dict[str, jax.Array] = {}
         x = Normalize(name="normalize")(image).astype(dtype)
         for layer in LAYERS[: LAYERS.index(deepest) + 1]:
@@ -232,9 +202,10 @@ class VGG19(nn.Module):
                         f"{held[-1] if held else 'no layer'}; load a whole VGG19 or choose "
                         "earlier layers"
                     )
-                x = Conv(CONV_SHAPES[layer], name=layer)(x)
+                padding = first if layer == "conv1_1" else others
+                x = Conv(CONV_SHAPES[layer], padding, name=layer)(x)
             else:
-                x = _relu(x) if layer.startswith("relu") else pool(x)
+                x = _relu(x) if layer.startswith("relu") else POOLS[self.pooling](x)
             if layer in self.layers:
                 out[layer] = x
         return out
@@ -266,8 +237,9 @@ def extract_features(
     params: Params,
     *,
     layers: Sequence[str] = ("relu4_2",),
-    pooling: Pooling = "max",
+    pooling: str = "max",
     dtype: DTypeLike = "float32",
+    padding: Padding = "zero",
 ) -> dict[str, jax.Array]:
     """Return the features that VGG19 computes from an image.
 
@@ -280,6 +252,7 @@ def extract_features(
             layers are not computed.
         pooling: as in `VGG19`.
         dtype: as in `VGG19`.
+        padding: as in `VGG19`.
 
     Returns:
         A dict from each name in `layers` to its (h, w, c) features.
@@ -295,5 +268,5 @@ def extract_features(
     >>> {layer: array.shape for layer, array in features.items()}
     {'relu1_1': (40, 64, 64), 'pool2': (10, 16, 128)}
     """
-    module = VGG19(layers, pooling, dtype)
+    module = VGG19(layers, pooling, dtype, padding)
     return cast(dict[str, jax.Array], module.apply({"params": params}, image))

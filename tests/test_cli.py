@@ -103,8 +103,8 @@ NAMED = (
     "--learning-rate -1; --content-layers"
 )
 QUOTED = (
-    "--preset nonsense; --style-layers relu9_9; --pooling median; --optimizer sgd; --init black; "
-    "--fit both; --dtype float16"
+    "--preset nonsense; --style-layers relu9_9; --pooling median; --padding wrap; --optimizer sgd; "
+    "--init black; --fit both; --dtype float16"
 )
 
 

@@ -71,7 +71,9 @@ def test_without_a_preset_the_recipe_is_the_default() -> None:
         ("--seed -3", "config", "seed", -3),
         ("--size 99", "geometry", "size", 99),
         ("--no-crop", "geometry", "crop", False),
-        ("--pooling average", "objective", "pooling", "average"),
+        ("--pooling scaled-l2", "objective", "pooling", "scaled-l2"),
+        ("--padding circular", "objective", "padding", "circular"),
+        ("--padding replicate zero", "objective", "padding", ("replicate", "zero")),
         ("--dtype bfloat16", "objective", "dtype", "bfloat16"),
     ],
 )

@@ -1,13 +1,13 @@
-"""Both pools against those of flax, at odd sides, ties and nan."""
+"""The pools against those of flax and NumPy, at odd sides, ties, zeros and nan."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from naive_vgg19 import assert_close
+from naive_vgg19 import assert_close, pool_weights, unpool
 
-from jaxnst.vgg import average_pool, max_pool
+from jaxnst.pooling import POOLS, average_pool, l2_pool, max_pool
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,27 @@ def test_max_pool_gives_its_gradient_to_the_first_of_the_largest():
     np.testing.assert_array_equal(gradient[:, :, 0], expected)
 
 
-@pytest.mark.parametrize("pool", [max_pool, average_pool])
+@pytest.mark.parametrize("name", POOLS)
+def test_pools_and_their_gradients_agree_with_numpy(name):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 12, 3))
+    pooled, transpose = jax.vjp(jax.vmap(POOLS[name]), x)
+    (gradient,) = transpose(jnp.cos(pooled))
+    for lane in range(2):
+        corners, weights = pool_weights(np.asarray(x[lane], np.float64), name)
+        assert_close(pooled[lane], (corners * weights).sum(0))
+        assert_close(gradient[lane], unpool(np.cos(pooled[lane]), x[lane], weights))
+
+
+def test_the_l2_pool_has_finite_gradients_where_nothing_is_active():
+    x = jnp.zeros((4, 4, 1)).at[0, 0].set(3.0)
+    with jax.debug_nans(True):
+        pooled, transpose = jax.vjp(l2_pool, x)
+        (gradient,) = transpose(jnp.ones_like(pooled))
+    np.testing.assert_array_equal(pooled[:, :, 0], [[3, 0], [0, 0]])
+    np.testing.assert_array_equal(gradient, x / 3)
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
 def test_pools_keep_nan(pool):
     for place in range(4):
         x = jnp.array([1.0, 3.0, 4.0, 2.0]).at[place].set(jnp.nan).reshape(2, 2, 1)

@@ -12,7 +12,8 @@ from shallow import OBJECTIVE, WEIGHTS
 
 from jaxnst import Adam, Lbfgs, Status, TransferConfig, outcome, preset, style_transfer
 from jaxnst.pyramid import refine, shrink
-from jaxnst.scales import advance, begin, run_scales, schedule
+from jaxnst.scales import advance, begin, run_scales
+from jaxnst.schedule import schedule
 from jaxnst.transfer import make_problem
 
 PYRAMID = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=3), min_size=24, num_steps=(5, 3))

@@ -12,6 +12,7 @@ import pytest
 from helpers import double_precision
 from naive_vgg19 import assert_close, vgg19
 
+from jaxnst.convolution import PADDINGS
 from jaxnst.vgg import (
     BLOCKS,
     CONV_SHAPES,
@@ -97,8 +98,18 @@ def test_each_layer_agrees_with_numpy_without_jit(params, content, pooling):
         np.testing.assert_array_equal(alone[layer], together[layer])
 
 
-@pytest.mark.parametrize("pooling", ["max", "average"])
-def test_a_batch_and_its_tangents_agree_with_numpy(params, content, pooling):
+@pytest.mark.parametrize(
+    ("pooling", "padding"),
+    [
+        ("max", "zero"),
+        ("average", "zero"),
+        ("l2", "replicate"),
+        ("scaled-average", ("replicate", "zero")),
+        ("scaled-l2", "reflect"),
+        ("average", "circular"),
+    ],
+)
+def test_a_batch_and_its_tangents_agree_with_numpy(params, content, pooling, padding):
     images = jnp.stack([content[:32, :48], 1 - content[:32, 40:88]])
     tangents = images[:, ::-1, ::-1]
     layers = (*PAIR, "pool3")
@@ -106,12 +117,13 @@ def test_a_batch_and_its_tangents_agree_with_numpy(params, content, pooling):
     @jax.jit
     @partial(jax.vmap, in_axes=(0, 0, None))
     def run(image, tangent, params):
-        extract = partial(extract_features, params=params, layers=layers, pooling=pooling)
+        extract = partial(extract_features, layers=layers, pooling=pooling, padding=padding)
+        extract = partial(extract, params=params)
         return jax.jvp(extract, (image,), (tangent,))
 
     found, slopes = run(images, tangents, params)
     for lane in range(2):
-        features, transpose = vgg19(images[lane], params, pooling, layers)
+        features, transpose = vgg19(images[lane], params, pooling, layers, padding)
         for layer in layers:
             assert_close(found[layer][lane], features[layer])
             # ⟨y, J v⟩ = ⟨Jᵀ y, v⟩, where y = J v makes the left side the square of its norm.
@@ -119,6 +131,30 @@ def test_a_batch_and_its_tangents_agree_with_numpy(params, content, pooling):
             np.testing.assert_allclose(
                 np.vdot(slope, slope), np.vdot(transpose({layer: slope}), tangents[lane]), rtol=1e-5
             )
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_a_side_of_one_pixel_can_be_padded(params, content, padding):
+    found = extract_features(content[:1, :3], params, layers=("relu1_2",), padding=padding)
+    assert_close(found, vgg19(content[:1, :3], params, "max", ("relu1_2",), padding)[0])
+
+
+def test_with_circular_padding_a_shift_of_the_image_shifts_the_features(params, content):
+    options = {"layers": ("relu1_1", "relu5_1"), "pooling": "average", "padding": "circular"}
+    extract = jax.jit(partial(extract_features, **options))
+    image = content[:48, :64]
+    plain, shifted = extract(image, params), extract(jnp.roll(image, (16, -32), (0, 1)), params)
+    for layer, shift in (("relu1_1", (16, -32)), ("relu5_1", (1, -2))):
+        assert_close(shifted[layer], jnp.roll(plain[layer], shift, (0, 1)), 1e-4)
+
+
+def test_no_padding_is_computed_where_none_is_asked_for(params):
+    def program(**options):
+        extract = partial(extract_features, params=params, layers=("relu2_1",), **options)
+        return str(jax.make_jaxpr(extract)(jnp.zeros((16, 16, 3))))
+
+    assert program() == program(padding="zero") and "pad" not in program()
+    assert program(padding=("circular", "zero")) != program()
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -162,7 +198,9 @@ IMAGE = np.full((16, 16, 3), 0.5, np.float32)
         (IMAGE, {"layers": ("",)}, ValueError, "''"),
         (IMAGE, {"layers": "relu1_1"}, TypeError, '("relu1_1",)'),
         (IMAGE, {"layers": ("pool5",)}, ValueError, "at least 32x32 pixels for pool5, not 16x16"),
-        (IMAGE, {"pooling": "avg"}, ValueError, '"max" or "average", not \'avg\''),
+        (IMAGE, {"pooling": "avg"}, ValueError, "scaled-average or scaled-l2, not 'avg'"),
+        (IMAGE, {"padding": "wrap"}, ValueError, "zero, replicate, reflect, circular"),
+        (IMAGE, {"padding": ("zero",) * 3}, ValueError, "not ('zero', 'zero', 'zero')"),
         (IMAGE, {"dtype": "float16"}, ValueError, 'not "float16"'),
         (IMAGE, {"dtype": jnp.float16}, ValueError, 'not "float16"'),
         (IMAGE, {"dtype": np.dtype("int32")}, ValueError, 'not "int32"'),

@@ -16,7 +16,15 @@ from jaxnst.app import weights
 from jaxnst.app.animation import check_animation_output, save_animation
 from jaxnst.app.batch import BatchJob, find_contents
 from jaxnst.app.compiled import keep_compiled_programs
-from jaxnst.app.inputs import Inputs, network_of, paths_of, read_inputs, read_styles, recolored
+from jaxnst.app.inputs import (
+    Inputs,
+    network_of,
+    paths_of,
+    read_inputs,
+    read_styles,
+    read_texture,
+    recolored,
+)
 from jaxnst.app.jobs import run_job
 from jaxnst.app.options import choose, preset_named
 from jaxnst.app.output import complain, on_terminal, say
@@ -31,16 +39,20 @@ from jaxnst.files import check_not_read
 from jaxnst.formats import load_params
 from jaxnst.images import check_output, keeps_opacity
 from jaxnst.optimize import Status
-from jaxnst.scales import Scale, finish, run_scales, schedule
+from jaxnst.scales import finish, run_scales
+from jaxnst.schedule import Scale, schedule
 from jaxnst.transfer import TransferResult, make_problem
 
 
 def _transfer(options: argparse.Namespace) -> int:
-    """Run `jaxnst transfer` or `jaxnst demo`; returns the exit status."""
+    """Run `jaxnst transfer`, `texture` or `demo`; returns the exit status."""
     choice = choose(options)
-    config, weights, geometry, color, _ = choice
     _check_outputs(options)
-    inputs = read_inputs(options, geometry)
+    if options.command == "texture":
+        choice, inputs = read_texture(options, choice)
+    else:
+        inputs = read_inputs(options, choice.geometry)
+    config, weights, _, color, _ = choice
     if inputs.alpha is not None and not keeps_opacity(options.output):
         complain(f"JPEG has no transparency: {options.output} is laid over white")
     params = load_params(options.params, input=options.input)
@@ -55,6 +67,7 @@ def _transfer(options: argparse.Namespace) -> int:
         alpha=inputs.alpha,
         color=color,
         content=inputs.content,
+        wrap=config.objective.circular,
         interval=options.checkpoint_seconds,
         save_every=options.save_every,
         frame_every=frame_every,
@@ -88,7 +101,8 @@ def _transfer(options: argparse.Namespace) -> int:
                 if interrupted.is_set() or terminated.is_set():
                     break
         stopped = interrupted.is_set() or terminated.is_set()
-        image, status, history = finish(progress, scales[-1].shape, interrupted=stopped)
+        shape, wrap = scales[-1].shape, config.objective.circular
+        image, status, history = finish(progress, shape, interrupted=stopped, wrap=wrap)
         result = TransferResult(image, Status(int(status)), history)
         if result.status is Status.INTERRUPTED:
             return _interrupted(options, result, recorder, 143 if terminated.is_set() else 130)
@@ -241,6 +255,7 @@ def _join_others(options: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "transfer": _transfer,
+    "texture": _transfer,
     "sweep": _sweep,
     "batch": _batch,
     "weights list": weights.list_files,
@@ -270,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(reason)
         return 2
     except KeyboardInterrupt:
-        saved = options.command == "transfer" and is_unfinished(options.output)
+        saved = COMMANDS[options.command] is _transfer and is_unfinished(options.output)
         rest = "; add --resume to go on from the last state saved" if saved else ""
         complain(f"interrupted at once{rest}")
         return 130

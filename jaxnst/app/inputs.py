@@ -17,6 +17,7 @@ from jaxnst.color import COLORS
 from jaxnst.images import Geometry, load_mask, read_picture
 from jaxnst.rescaling import rescale_params
 from jaxnst.sources import Picture
+from jaxnst.texture import blank, fit_config
 from jaxnst.vgg import Params
 
 
@@ -131,6 +132,19 @@ def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
             "--blend mixes styles everywhere, and --masks parts them: give one of both"
         )
     return Inputs(content, styles, regions, start, alpha)
+
+
+def read_texture(options: argparse.Namespace, choice: Choice) -> tuple[Choice, Inputs]:
+    """Read the styles of a texture, and return the choice that fits them.
+
+    Raises:
+        ValueError: the shape does not suit a texture that tiles, or a blend does not fit.
+        OSError: a file cannot be read.
+    """
+    styles, size = read_styles(options, choice.geometry), choice.geometry.size
+    shape = tuple(options.shape or (size, size))
+    config = fit_config(choice.config, styles, shape)
+    return choice._replace(config=config), Inputs(blank(shape), styles)
 
 
 def recolored(color: str, content: Any, styles: Sequence[Picture]) -> tuple[Any, Sequence[Picture]]:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import re
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -71,8 +72,8 @@ def term_flags(recipe: Recipe, suffix: str) -> dict[str, str]:
     return {name: f"--{name.replace('_', '-')}-{suffix}" for name in recipe.config.objective.terms}
 
 
-def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
-    """Add `--preset` and an option for each number that may stand in place of the preset's."""
+def add_preset_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--preset` and `--color`."""
     parser.add_argument(
         "--preset", default="default", help=f"the recipe: {', '.join(PRESETS)} (%(default)s)"
     )
@@ -90,7 +91,19 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         help="rescale the network to mean activations of 1 on the pictures, in a batch on the "
         f"styles (only for {', '.join(RESCALED)})",
     )
-    group = parser.add_argument_group("in place of what the preset says")
+
+
+def add_recipe_options(
+    parser: argparse.ArgumentParser, recipe: Recipe, *, fixed: Sequence[str] = ()
+) -> None:
+    """Add an option for each number that may stand in place of the recipe's.
+
+    Args:
+        parser: of a command.
+        recipe: whose terms have options.
+        fixed: names of fields without an option.
+    """
+    group = parser.add_argument_group("in place of what the recipe says")
     for name, flag in term_flags(recipe, "weight").items():
         group.add_argument(
             flag, dest=f"{name}_weight", type=number, metavar="X", help="coefficient in the loss"
@@ -101,7 +114,8 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
                 flag, dest=f"{name}_layers", nargs="+", metavar="LAYER", help="where it is compared"
             )
     classes = (TransferConfig, Objective, *OPTIMIZERS.values(), Geometry)
-    for entry in {f.name: f for cls in classes for f in _described(cls)}.values():
+    fields = {f.name: f for cls in classes for f in _described(cls) if f.name not in fixed}
+    for entry in fields.values():
         group.add_argument(
             "--" + entry.name.replace("_", "-"),
             dest=entry.name,
@@ -126,7 +140,8 @@ def _kind(entry: Any) -> dict[str, Any]:
         kind = lambda text: text if text in words else Path(text)  # noqa: E731
         return {"type": kind, "metavar": "|".join((*words, "FILE"))}
     if "choices" in entry.metadata:
-        return {"choices": entry.metadata["choices"]}
+        or_pair = any(typing.get_origin(kind) is tuple for kind in typing.get_args(entry.type))
+        return {"choices": entry.metadata["choices"], "nargs": "+" if or_pair else None}
     if entry.type is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(entry.type) is Literal:
@@ -143,19 +158,19 @@ def _kind(entry: Any) -> dict[str, Any]:
 def choose(options: argparse.Namespace) -> Choice:
     """Return the preset with the options that were given in its place.
 
-    A command's own defaults are in `options.recipe_defaults`, by the names of the fields.
+    A command's own recipe is `options.recipe`, and its own defaults are in
+    `options.recipe_defaults`, by the names of the fields.
 
     Raises:
         ValueError: an option is out of range, or goes with another optimiser.
     """
-    config, weights = preset(options.preset)
+    config, weights = getattr(options, "recipe", None) or preset(options.preset)
     given = getattr(options, "recipe_defaults", {}) | {
         k: v for k, v in vars(options).items() if v is not None and not isinstance(v, Path)
     }
-    for name in ("num_steps", "style_scale"):
-        if isinstance(given.get(name), list):
-            numbers = tuple(given[name])
-            given[name] = numbers[0] if len(numbers) == 1 else numbers
+    for name in {"num_steps", "padding", "style_scale"} & given.keys():
+        if isinstance(given[name], list):
+            given[name] = given[name][0] if len(given[name]) == 1 else tuple(given[name])
 
     def replace(old: Any) -> Any:
         names = {f.name for f in dataclasses.fields(old) if "help" in f.metadata}

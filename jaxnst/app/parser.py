@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jaxnst
-from jaxnst.app.options import add_recipe_options, any_int, number, positive_int, term_flags
+from jaxnst.app.options import (
+    add_preset_options,
+    add_recipe_options,
+    any_int,
+    number,
+    positive_int,
+    term_flags,
+)
 from jaxnst.app.output import one_line
 from jaxnst.formats import INPUT_RULES, KNOWN_FILES
+from jaxnst.texture import texture_recipe
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
 
@@ -39,6 +47,27 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
     )
     transfer.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     transfer.set_defaults(command="transfer")
+
+    texture = commands.add_parser("texture", help="make a texture that looks like pictures")
+    texture.add_argument("style", type=Path, nargs="+", metavar="STYLE", help="several are blended")
+    texture.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    texture.add_argument(
+        "--shape",
+        type=positive_int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="height and width in pixels (a square of --size, which is the size of STYLE)",
+    )
+    texture.add_argument(
+        "--tileable",
+        dest="padding",
+        action="store_const",
+        const="circular",
+        help="copies of it side by side show no seam",
+    )
+    # The recipe is its own, and there is no content.
+    texture.set_defaults(command="texture", recipe=texture_recipe(), preset="default")
+    texture.set_defaults(contents=[], color="style", init=None)
 
     demo = commands.add_parser("demo", help="make a picture from the two that come along")
     demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), metavar="OUT")
@@ -97,7 +126,7 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
 
     for command in (transfer, demo, sweep):
         _add_masks(command)
-    for command in (transfer, demo, sweep, batch):
+    for command in (transfer, texture, demo, sweep, batch):
         command.add_argument(
             "--blend",
             type=number,
@@ -110,11 +139,15 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
             "--params", type=Path, metavar="FILE", help="a VGG19 file of your own (the bundled one)"
         )
         _add_input(command)
-        if command in (transfer, demo):
+        if command in (transfer, texture, demo):
             _add_run_options(command)
         else:
             _add_process_options(command)
-        add_recipe_options(command, recipe)
+        if command is texture:
+            add_recipe_options(command, texture_recipe(), fixed=("init", "padding"))
+        else:
+            add_preset_options(command)
+            add_recipe_options(command, recipe)
 
     weights = commands.add_parser("weights", help="list, inspect, convert and fetch VGG19 files")
     actions = weights.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)

@@ -18,7 +18,7 @@ from rich.progress import Progress as ProgressBar
 
 from jaxnst.lanes import SweepProgress
 from jaxnst.minimize import Progress
-from jaxnst.scales import Scale
+from jaxnst.schedule import Scale
 
 
 class _Bar:

@@ -83,6 +83,7 @@ class Recorder:
         alpha: the content's opacity, if it has any.
         color: what gives a picture its final colours, one of `COLORS`.
         content: the image whose colours those may be.
+        wrap: whether the picture tiles the plane.
         interval: seconds between two states; 0 for none but the last.
         save_every: evaluations between two pictures that are kept; None for none.
         frame_every: evaluations between two frames of an animation; None for none.
@@ -97,6 +98,7 @@ class Recorder:
     alpha: Any = None
     color: str = "style"
     content: Any = None
+    wrap: bool = False
     interval: float = 60.0
     save_every: int | None = None
     frame_every: int | None = None
@@ -216,7 +218,7 @@ class Recorder:
     def finished(self, image: Any, shape: Sequence[int]) -> jax.Array:
         """Return an image in a shape, (height, width), and in its final colours."""
         content = None if self.content is None else resize(self.content, *shape)
-        return COLORS[self.color].finish(resize(image, *shape), content)
+        return COLORS[self.color].finish(resize(image, *shape, wrap=self.wrap), content)
 
     def frames(self) -> Iterator[np.ndarray[Any, Any]]:
         """Return all frames so far, those of a run that was cut off included."""

@@ -1,0 +1,148 @@
+"""Texture synthesis: an image with the statistics of pictures, from noise."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxnst.loss_weights import LossWeights
+from jaxnst.minimize import Progress, check_num_steps
+from jaxnst.presets import preset
+from jaxnst.pyramid import Shape
+from jaxnst.recipes import Recipe, TransferConfig
+from jaxnst.scales import TransferState
+from jaxnst.sources import pictures_of
+from jaxnst.transfer import TransferResult, style_transfer
+from jaxnst.vgg import Params, min_size
+
+
+def texture_recipe() -> Recipe:
+    """Return the recipe of `synthesize_texture`: the style term of "default", from coarse to fine.
+
+    It departs from Gatys et al. 2015, who use one scale and the pools where this recipe has the
+    first ReLU of the next block.
+
+    >>> config, weights = texture_recipe()
+    >>> list(config.objective.terms), config.init
+    (['style'], 'noise')
+    """
+    config, weights = preset("default")
+    objective = replace(config.objective, terms={"style": config.objective.terms["style"]})
+    scales, layers = ({"style": part["style"]} for part in weights)
+    return Recipe(replace(config, objective=objective, init="noise"), LossWeights(scales, layers))
+
+
+def synthesize_texture(
+    style: Any,
+    *,
+    shape: Shape,
+    params: Params,
+    config: TransferConfig | None = None,
+    weights: LossWeights | None = None,
+    tileable: bool = False,
+    blend: Sequence[float] | jax.Array | None = None,
+    key: Key[Array, ""] | None = None,
+    initial_image: Float[Array, "h w 3"] | None = None,
+    resume: TransferState | None = None,
+    callback: Callable[[Progress], object] | None = None,
+    every: int | None = None,
+) -> TransferResult:
+    """Make a texture that looks like `style`, of any size (Gatys, Ecker & Bethge 2015).
+
+    It is a style transfer without a content (arXiv:1505.07376, equation 5), which starts from
+    noise. Pictures keep their scale: a larger texture shows more of it, not larger details.
+
+    Args:
+        style: an image (H', W', 3) or `Picture` of any size, or a list of these, whose statistics
+            are blended.
+        shape: (H, W) of the texture.
+        params: from `load_params`.
+        config: with terms of the style or of none; that of `texture_recipe` by default.
+        weights: coefficients of the loss; those of `texture_recipe` by default.
+        tileable: whether copies of the texture side by side show no seam. All convolutions then get
+            circular padding, and both sides must be multiples of the deepest layer's grid: 16
+            pixels for relu5_1.
+        blend: as in `style_transfer`.
+        key: for the noise; `jax.random.key(config.seed)` by default.
+        initial_image: (H, W, 3), to start from in place of noise.
+        resume: as in `style_transfer`.
+        callback: as in `style_transfer`.
+        every: as in `style_transfer`.
+
+    Returns:
+        A `TransferResult` as of `style_transfer`.
+
+    Raises:
+        TypeError, ValueError: a picture, the shape or the weights do not fit the config.
+
+    >>> from pathlib import Path
+    >>> import dataclasses, jaxnst
+    >>> demo = Path(jaxnst.__file__).parent / "demo"
+    >>> style = jaxnst.load_image(demo / "style.jpg", size=32)
+    >>> config = dataclasses.replace(texture_recipe().config, num_steps=2)
+    >>> result = synthesize_texture(
+    ...     style, shape=(32, 48), params=jaxnst.load_params(), config=config, tileable=True
+    ... )
+    >>> result.image.shape
+    (32, 48, 3)
+    """
+    usual = texture_recipe()
+    config = usual.config if config is None else config
+    if tileable:
+        config = replace(config, objective=replace(config.objective, padding="circular"))
+    return style_transfer(
+        blank(shape),
+        style,
+        params=params,
+        weights=usual.weights if weights is None else weights,
+        config=fit_config(config, style, shape),
+        blend=blend,
+        key=key,
+        initial_image=initial_image,
+        resume=resume,
+        callback=callback,
+        every=every,
+    )
+
+
+def blank(shape: Shape) -> Any:
+    """Return the content of a texture, whose shape alone counts."""
+    if len(shape) != 2:
+        raise ValueError(f"shape must be (height, width), not {shape!r}")
+    for side in shape:
+        check_num_steps("shape", side)
+    return np.zeros((*shape, 3), np.float32)
+
+
+def fit_config(config: TransferConfig, style: Any, shape: Shape) -> TransferConfig:
+    """Return the config for a texture of this shape, which has no content to start from.
+
+    Raises:
+        TypeError, ValueError: a style is not valid, a term needs another source, or the shape does
+            not suit a texture that tiles.
+    """
+    objective, least = config.objective, min_size(config.objective.layers)
+    if others := {*objective.sources} - {"style"}:
+        raise ValueError(
+            f"a texture has no source {sorted(others)[0]!r}: leave the terms of it out, as "
+            "texture_recipe does"
+        )
+    if objective.circular and any(side % least for side in shape):
+        near = "x".join(str(max(1, round(side / least)) * least) for side in shape)
+        raise ValueError(
+            f"shape must be multiples of {least} pixels in a texture that tiles, not "
+            f"{'x'.join(map(str, shape))}; take {near}"
+        )
+    if config.init == "content":
+        config = replace(config, init="noise")
+    if config.min_size is None:
+        return config
+    # Styles shrink along with the texture. At the coarsest scale, each keeps two positions of the
+    # deepest layer on a side, or there would be no statistics to speak of.
+    side = min(min(picture.image.shape[:2]) for picture in pictures_of("style", style))
+    needed = math.ceil(2 * least * max(shape) / side)
+    return replace(config, min_size=max(config.min_size, needed))
