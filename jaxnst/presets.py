@@ -4,6 +4,7 @@ All depart from their sources in the optimisers' step lengths (`Lbfgs`), and tho
 scales in how a finer one starts (`pyramid.refine`). Other departures stand beside their lines.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,10 @@ def _by_channels(share: float = 1.0) -> dict[str, float]:
     return {layer: share / num_channels(layer) ** 2 for layer in STYLE_LAYERS}
 
 
+def _noise_share(deviation: float) -> float:
+    return deviation * math.sqrt(12)  # noise in [0, 1] has a deviation of 1/√12
+
+
 def _article() -> Recipe:
     # Gatys' losses as in many tutorials: means instead of sums, Gram matrices that are not divided,
     # and features after the ReLU (tutorials name convolutions, but the ReLUs of their network work
@@ -98,8 +103,13 @@ def _neural_style() -> Recipe:
     # J. Johnson's neural-style. It multiplies pictures by 256 before it subtracts the mean; here
     # the features are those of pictures times 255.
     objective = Objective(_terms(variation=gradient_only_variation))
-    # Departs in the noise: the original starts from the mean colour with a deviation of 1e-3/256.
-    config = TransferConfig(objective, init="noise", optimizer=Lbfgs(memory=100), num_steps=1000)
+    config = TransferConfig(
+        objective,
+        init="mean",  # departs: the colour there is the mean of photographs
+        noise_share=_noise_share(1e-3 / 256),
+        optimizer=Lbfgs(memory=100),
+        num_steps=1000,
+    )
     # The original's penalty is on pictures in 0..256.
     return _recipe(config, 5.0, 1e2, _by_channels(), tv=1e-3 * 256**2)
 
@@ -107,9 +117,12 @@ def _neural_style() -> Recipe:
 def _anishathalye() -> Recipe:
     # A. Athalye's neural-style, whose pictures are in 0..255: hence the rate and the penalty.
     objective = Objective(_terms(variation=squared_total_variation))
-    # Departs in the noise: the original starts from the mean colour with a deviation of .256/255.
     config = TransferConfig(
-        objective, init="noise", optimizer=Adam(learning_rate=10 / 255), num_steps=1000
+        objective,
+        init="mean",  # departs: the colour there is the mean of photographs
+        noise_share=_noise_share(0.256 / 255),
+        optimizer=Adam(learning_rate=10 / 255),
+        num_steps=1000,
     )
     layers = _by_channels(1 / len(STYLE_LAYERS))
     return _recipe(config, 5.0, 5e2, layers, tv=1e2 * 255**2)
@@ -128,7 +141,7 @@ def _crowsonkb() -> Recipe:
         optimizer=adam,
         num_steps=(1000, 500),
         min_size=128,
-        scale_factor=2**0.5,
+        scale_factor=math.sqrt(2),
     )
     layers = dict(zip(STYLE_LAYERS, (share / 341 for share in (256, 64, 16, 4, 1)), strict=True))
     return _recipe(config, 0.015, 1.0, layers, tv=2.0)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import double_precision
-from naive_statistics import naive_nine_points, root
+from helpers import call, double_precision
 from naive_vgg19 import vgg19
+from published_losses import CONTENT, FORMULAS, STYLE, hidden_penalty
 
 import jaxnst
 from jaxnst import (
@@ -17,175 +17,18 @@ from jaxnst import (
     Adam,
     Lbfgs,
     compute_targets,
+    init,
     load_image,
     loss_and_grad,
+    outcome,
     preset,
+    step,
     style_transfer,
 )
 from jaxnst.images import Geometry
 from jaxnst.presets import GEOMETRY, RESCALED
 from jaxnst.scales import schedule
 
-STYLE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-CONTENT = "relu4_2"
-CHANNELS = dict(zip(STYLE, (64, 128, 256, 512, 512), strict=True))
-
-
-# --- Formulas: the terms of the loss from features by layer ---------------------------------------
-
-
-def flatten(features):
-    """Gatys' F: one row for each of N channels, one column for each of M positions."""
-    return features.reshape(-1, features.shape[-1]).T
-
-
-def gram(features):
-    """Divided by the positions."""
-    f = flatten(features)
-    return f @ f.T / f.shape[1]
-
-
-def mse(x, y):
-    return np.mean((x - y) ** 2)
-
-
-def gram_losses(image, style):
-    return {layer: mse(gram(image[layer]), gram(style[layer])) for layer in STYLE}
-
-
-def content_loss(image, content):
-    return mse(image[CONTENT], content[CONTENT])
-
-
-def article(image, content, style):
-    """Means of squares; Gram matrices are not divided."""
-    total = 0.0
-    for layer, weight in zip(STYLE, (0.2, 0.4, 0.4, 0.8, 1.0), strict=True):
-        f, s = flatten(image[layer]), flatten(style[layer])
-        total += weight * np.mean((f @ f.T - s @ s.T) ** 2)
-    return {"content": content_loss(image, content), "style": total}
-
-
-def gatys2016(image, content, style):
-    """Equations 1, 4 and 5 of the paper with w_l = 1/5 and beta/alpha = 1000."""
-    total = 0.0
-    for layer in STYLE:
-        f, s = flatten(image[layer]), flatten(style[layer])
-        n, m = f.shape
-        assert s.shape == (n, m)
-        total += np.sum((f @ f.T - s @ s.T) ** 2) / (4 * n**2 * m**2) / 5
-    squares = np.sum((image[CONTENT] - content[CONTENT]) ** 2)
-    return {"content": 0.5 * squares, "style": 1e3 * total}
-
-
-def pastiche(image, content, style, shares=(1, 1, 1, 1, 1), scale=10.0, content_scale=0.01):
-    """Gram matrices divided by the positions, each layer by the square of its channels."""
-    losses = gram_losses(image, style)
-    total = sum(
-        share / CHANNELS[layer] ** 2 * losses[layer]
-        for layer, share in zip(STYLE, shares, strict=True)
-    )
-    return {"content": content_scale * content_loss(image, content), "style": scale * total}
-
-
-def default(image, content, style):
-    """As pastiche, with eight times the content, and more of what average pooling makes small."""
-    return pastiche(image, content, style, (1, 1, 12, 3, 1000), content_scale=0.08)
-
-
-def gatys_pytorch(image, content, style):
-    """The weight of a layer is 1e3 over the square of its channels."""
-    return pastiche(image, content, style, scale=1e3, content_scale=1.0)
-
-
-def divided_by_elements(image, style):
-    """The error of each layer's Gram matrix, divided by channels, height and width."""
-    grams = [
-        {layer: flatten(x[layer]) @ flatten(x[layer]).T / x[layer].size for layer in STYLE}
-        for x in (image, style)
-    ]
-    return [mse(grams[0][layer], grams[1][layer]) for layer in STYLE]
-
-
-def neural_style(image, content, style):
-    """The penalty is in the gradient only."""
-    total = 1e2 * sum(divided_by_elements(image, style))
-    return {"content": 5 * content_loss(image, content), "style": total, "tv": 0}
-
-
-def hidden_penalty(pixels):
-    x = 256 * pixels
-    across, down = x[:-1, 1:] - x[:-1, :-1], x[1:, :-1] - x[:-1, :-1]
-    return 1e-3 * np.sum(across**2 + down**2) / 2
-
-
-def anishathalye(image, content, style):
-    """The penalty divides the squares of each direction by their number."""
-    x = 255 * image["image"]
-    down, across = x[1:] - x[:-1], x[:, 1:] - x[:, :-1]
-    return {
-        "content": 5 * content_loss(image, content),
-        "style": 5e2 * np.mean(divided_by_elements(image, style)),
-        "tv": 1e2 * (np.sum(down**2) / down.size + np.sum(across**2) / across.size),
-    }
-
-
-def gaussian(features):
-    """The mean and covariance, with what `wasserstein_gaussian` adds to it."""
-    f = flatten(features)
-    floor = 1e-4 + 1e-5 * np.mean(f**2, 1).sum()
-    return f.mean(1), np.cov(f, bias=True) + floor * np.eye(len(f))
-
-
-ROOTS = {}
-
-
-def style_gaussian(features):
-    """The same of a style, and the root of its covariance, which takes long."""
-    mean, covariance = gaussian(features)
-    key = covariance.tobytes()
-    if key not in ROOTS:
-        ROOTS[key] = root(covariance)
-    return mean, covariance, ROOTS[key]
-
-
-def wasserstein(x, y):
-    (mean, a), (other, b, side) = gaussian(x), style_gaussian(y)
-    between = np.sqrt(np.linalg.eigvalsh(side @ a @ side)).sum()
-    return (np.sum((mean - other) ** 2) + np.trace(a + b) - 2 * between) / len(mean)
-
-
-def crowsonkb(image, content, style):
-    weights = np.array([256, 64, 16, 4, 1])
-    distances = [wasserstein(image[layer], style[layer]) for layer in STYLE]
-    return {
-        "content": 0.015 * content_loss(image, content),
-        "style": weights / weights.sum() @ distances,
-        "tv": 2 * naive_nine_points(image["image"]),
-    }
-
-
-def spst(image, content, style):
-    """Three losses at each layer."""
-    losses = {"content": content_loss(image, content), "style": 0.0, "moments": 0.0}
-    for layer, grams in gram_losses(image, style).items():
-        f, s = flatten(image[layer]), flatten(style[layer])
-        losses["style"] += 1e3 / CHANNELS[layer] ** 2 * grams
-        losses["moments"] += 1e4 * (mse(f.mean(1), s.mean(1)) + mse(f.std(1), s.std(1)))
-    return losses
-
-
-FORMULAS = {
-    "default": default,
-    "article": article,
-    "gatys2016": gatys2016,
-    "pastiche": pastiche,
-    "gatys-pytorch": gatys_pytorch,
-    "neural-style": neural_style,
-    "anishathalye": anishathalye,
-    "crowsonkb": crowsonkb,
-    "spst": spst,
-}
 AVERAGE = {"default", "gatys2016"}  # the others have max pooling
 
 
@@ -293,8 +136,8 @@ def test_how_the_recipes_run():
         "gatys2016": ("noise", 500, None),
         "pastiche": ("content", 1000, None),
         "gatys-pytorch": ("content", (500, 200), 512),
-        "neural-style": ("noise", 1000, None),
-        "anishathalye": ("noise", 1000, None),
+        "neural-style": ("mean", 1000, None),
+        "anishathalye": ("mean", 1000, None),
         "crowsonkb": ("content", (1000, 500), 128),
         "spst": ("content", (600, 300), 512),
     }
@@ -319,6 +162,35 @@ def test_how_the_recipes_run():
 def test_scales_are_those_of_the_source(name, shape, expected):
     scales = schedule((*shape, 3), preset(name).config)
     assert [(max(scale.shape), scale.num_steps) for scale in scales] == expected
+
+
+def test_crowsonkb_takes_the_steps_of_its_source():
+    """Adam, clamped to [0, 1], and the average of images without bias."""
+    wanted = np.random.default_rng(0).uniform(-0.5, 1.5, (2, 3, 3))
+
+    def value_and_grad(x):
+        return jnp.sum((x - wanted.astype(np.float32)) ** 2), 2 * (x - wanted.astype(np.float32))
+
+    optimizer = preset("crowsonkb").config.optimizer
+    state = init(value_and_grad, jnp.full(wanted.shape, 0.03), optimizer=optimizer)
+    x, first, second, average = np.full(wanted.shape, 0.03), 0.0, 0.0, 0.0
+    for count in range(1, 5):
+        state, _ = step(value_and_grad, state, optimizer=optimizer)
+        grad = 2 * (x - wanted)
+        first, second = 0.9 * first + 0.1 * grad, 0.99 * second + 0.01 * grad**2
+        mean, square = first / (1 - 0.9**count), second / (1 - 0.99**count)
+        x = np.clip(x - 0.02 * mean / (np.sqrt(square) + 1e-8), 0, 1)
+        average = 0.99 * average + 0.01 * x
+        np.testing.assert_allclose(state.x, x, atol=1e-5)
+        np.testing.assert_allclose(outcome(state), average / (1 - 0.99**count), atol=1e-5)
+    assert (x == 0).any() and (x > 0).any()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_command_has_options_for_the_terms(name):
+    status, out, err = call("transfer", "--preset", name, "--help")
+    assert (status, err) == (0, "")
+    assert all(f"--{term}-weight" in out for term in preset(name).weights.scales)
 
 
 @pytest.mark.parametrize("name", PRESETS)
