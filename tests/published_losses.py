@@ -107,34 +107,30 @@ def anishathalye(image, content, style):
     }
 
 
-def gaussian(features):
-    """The mean and covariance, with what `wasserstein_gaussian` adds to it."""
+def gaussian(features, share):
+    """The mean, and the covariance with 1e-4 and a share of the second moments added to it."""
     f = flatten(features)
-    floor = 1e-4 + 1e-5 * np.mean(f**2, 1).sum()
+    floor = 1e-4 + share * np.mean(f**2, 1).sum()
     return f.mean(1), np.cov(f, bias=True) + floor * np.eye(len(f))
 
 
-ROOTS = {}
+ROOTS = {}  # of the styles' covariances: a root takes long, and is needed for several images
 
 
-def style_gaussian(features):
-    """The same of a style, and the root of its covariance, which takes long."""
-    mean, covariance = gaussian(features)
-    key = covariance.tobytes()
+def wasserstein(x, y, share):
+    (mean, a), (other, b) = gaussian(x, share), gaussian(y, share)
+    key = b.tobytes()
     if key not in ROOTS:
-        ROOTS[key] = root(covariance)
-    return mean, covariance, ROOTS[key]
-
-
-def wasserstein(x, y):
-    (mean, a), (other, b, side) = gaussian(x), style_gaussian(y)
-    between = np.sqrt(np.linalg.eigvalsh(side @ a @ side)).sum()
+        ROOTS[key] = root(b)
+    values = np.linalg.eigvalsh(ROOTS[key] @ a @ ROOTS[key])
+    between = np.sqrt(np.maximum(values, 0)).sum()
     return (np.sum((mean - other) ** 2) + np.trace(a + b) - 2 * between) / len(mean)
 
 
-def crowsonkb(image, content, style):
+def crowsonkb(image, content, style, share=1e-5):
+    """The source has no share: that is for float32."""
     weights = np.array([256, 64, 16, 4, 1])
-    distances = [wasserstein(image[layer], style[layer]) for layer in STYLE]
+    distances = [wasserstein(image[layer], style[layer], share) for layer in STYLE]
     return {
         "content": 0.015 * content_loss(image, content),
         "style": weights / weights.sum() @ distances,

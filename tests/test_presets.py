@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import call, double_precision
 from naive_vgg19 import vgg19
-from published_losses import CONTENT, FORMULAS, STYLE, hidden_penalty
+from published_losses import CONTENT, FORMULAS, STYLE, crowsonkb, hidden_penalty
 
 import jaxnst
 from jaxnst import (
@@ -162,6 +162,15 @@ def test_how_the_recipes_run():
 def test_scales_are_those_of_the_source(name, shape, expected):
     scales = schedule((*shape, 3), preset(name).config)
     assert [(max(scale.shape), scale.num_steps) for scale in scales] == expected
+
+
+def test_what_is_added_to_covariances_is_little(seen):
+    features = seen[1]["max"]
+    ours, source = (
+        crowsonkb(*(features[name] for name in ("image", "content", "style")), share)["style"]
+        for share in (1e-5, 0)
+    )
+    np.testing.assert_allclose(ours, source, rtol=0.01)
 
 
 def test_crowsonkb_takes_the_steps_of_its_source():
