@@ -138,6 +138,7 @@ def fit_config(config: TransferConfig, style: Any, shape: Shape) -> TransferConf
             f"{'x'.join(map(str, shape))}; take {near}"
         )
     if config.init == "content":
+        if config.init not in ("mean", "noise"):
         config = replace(config, init="noise")
     if config.min_size is None:
         return config
