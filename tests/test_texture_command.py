@@ -1,27 +1,26 @@
 """`jaxnst texture`: the picture of `synthesize_texture`, and one line for what is refused."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import Outcome, call, check_refused
-from shallow import OBJECTIVE, SHORT, WEIGHTS
 
 import jaxnst
 
-WORDS = ["--size", "32", "--num-steps", "3", "--seed", "5"]
+LAYERS = ("relu1_1", "pool1")  # one block of the network, which is soon compiled
+WORDS = ["--size", "32", "--num-steps", "3", "--seed", "5", "--style-layers", *LAYERS]
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work beside two styles, with a recipe that sees one block of the network."""
+    """Work beside two styles."""
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):
         image = np.random.default_rng(seed).uniform(size=(40, 32, 3)).astype(np.float32)
         jaxnst.save_image(tmp_path / f"{seed}.png", image)
-    recipe = jaxnst.Recipe(SHORT, WEIGHTS)
-    monkeypatch.setitem(jaxnst.PRESETS, "default", lambda: recipe)
 
 
 def texture(*words: str, styles: Sequence[str] = ("0.png",)) -> Outcome:
@@ -33,17 +32,15 @@ def test_the_command_makes_the_picture_of_the_function() -> None:
     outcome = texture(*words, styles=["0.png", "1.png"])
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.out.endswith("after 3 evaluations\n")
-    config = jaxnst.TransferConfig(
-        jaxnst.Objective({"style": OBJECTIVE.terms["style"]}),
-        optimizer=SHORT.optimizer,
-        num_steps=3,
-        seed=5,
-    )
+    config, _ = jaxnst.texture_recipe()
+    style = replace(config.objective.terms["style"], layers=LAYERS)
+    objective = replace(config.objective, terms={"style": style})
     result = jaxnst.synthesize_texture(
         [jaxnst.load_image(f"{seed}.png", size=32) for seed in (0, 1)],
         shape=(24, 36),
         params=jaxnst.load_params(),
-        config=config,
+        config=replace(config, objective=objective, num_steps=3, seed=5),
+        weights=jaxnst.LossWeights.ones(objective).replace(style=100.0),
         blend=[3.0, 1.0],
         tileable=True,
     )
