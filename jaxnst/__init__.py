@@ -22,13 +22,14 @@ from jaxnst.first_image import noise_image
 from jaxnst.formats import load_params, quantize_params, save_params
 from jaxnst.images import Geometry, load_alpha, load_image, load_mask, save_image
 from jaxnst.lanes import SweepProgress, SweepResult
-from jaxnst.lbfgs import lbfgs, spectral_preconditioner
+from jaxnst.lbfgs import lbfgs
 from jaxnst.loss_weights import LossWeights
 from jaxnst.losses import (
     gram_matrix,
     half_squared_error,
     mean_squared_error,
     raw_gram_matrix,
+    relative_squared_error,
 )
 from jaxnst.minimize import Progress, Result, minimize
 from jaxnst.moments import (
@@ -47,6 +48,7 @@ from jaxnst.objective import (
 )
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.optimizers import Adam, Lbfgs
+from jaxnst.preconditioners import circular_preconditioner, spectral_preconditioner
 from jaxnst.presets import PRESETS, preset
 from jaxnst.pyramid import resize
 from jaxnst.recipes import Recipe, TransferConfig
@@ -104,6 +106,7 @@ __all__ = [
     "TransferResult",
     "TransferState",
     "autocorrelation",
+    "circular_preconditioner",
     "compute_targets",
     "extract_features",
     "fit_gamut",
@@ -140,6 +143,7 @@ __all__ = [
     "quantile_means",
     "quantize_params",
     "raw_gram_matrix",
+    "relative_squared_error",
     "rescale_params",
     "resize",
     "restart",

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.fft
 import numpy as np
 import optax
 from jax import export
-from jaxtyping import Array, Float
 
 
 class Pairs(NamedTuple):
@@ -167,31 +165,6 @@ def lbfgs(
         return jax.tree.map(jnp.subtract, proposal, params), new
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def spectral_preconditioner(gradient: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-    """Divide each spatial frequency f, in cycles a pixel, by f + 0.01; the mean divisor is 1.
-
-    This is a symmetric positive definite linear map for `lbfgs(preconditioner=…)`. The spectrum of
-    natural pictures falls roughly as 1/f, as do the changes that a style requires, but a gradient
-    with respect to pixels is strongest at the finest frequencies. For the same reason Olah et al.
-    (2017, "Feature visualization") optimise Fourier coefficients divided by f. Unlike Fourier's,
-    the cosine transform does not connect opposite edges of the picture.
-
-    Args:
-        gradient: (H, W, C); each channel is transformed by itself.
-
-    >>> import jax.numpy as jnp
-    >>> flat = spectral_preconditioner(jnp.ones((8, 8, 3)))
-    >>> bool(flat[0, 0, 0] > 1)  # uniform changes are enlarged
-    True
-    """
-    height, width = gradient.shape[:2]
-    f = np.hypot(np.arange(height)[:, None] / (2 * height), np.arange(width) / (2 * width))
-    divided = 1 / (f + 0.01)
-    gain = jnp.asarray(divided / divided.mean(), gradient.dtype)[:, :, None]
-    spectrum = jax.scipy.fft.dctn(gradient, axes=(0, 1), norm="ortho")
-    return jax.scipy.fft.idctn(gain * spectrum, axes=(0, 1), norm="ortho")
 
 
 def _shorter(state: LbfgsState, value: jax.Array) -> jax.Array:

@@ -142,6 +142,27 @@ def half_squared_error(x: Any, y: Any, where: Where = None) -> Float[Array, ""]:
     return 0.5 * _sum_leaves(lambda leaf: _sum(leaf, where), _squared_differences(x, y))
 
 
+def relative_squared_error(x: Any, y: Any) -> Float[Array, ""]:
+    """Return Σ (x - y)² / Σ y², which is 1 for x = 0 whatever the size of y.
+
+    As the distance of statistics, it lets every layer count alike.
+
+    Args:
+        x: an array, or a pytree of arrays.
+        y: the same structure and shapes, not 0 everywhere.
+
+    Raises:
+        ValueError: the structures or shapes differ.
+
+    >>> import jax.numpy as jnp
+    >>> float(relative_squared_error(jnp.array([1.0, 2.0]), jnp.array([0.0, 2.0])))
+    0.25
+    """
+    size = _sum_leaves(jnp.sum, jax.tree.map(lambda leaf: jnp.square(accumulate(leaf)), y))
+    error = _sum_leaves(jnp.sum, _squared_differences(x, y))
+    return error / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+
+
 def accumulator(x: jax.Array) -> Any:
     """Return the type of sums: at least float32, since a Gram matrix overflows float16."""
     return jnp.promote_types(x.dtype, jnp.float32)

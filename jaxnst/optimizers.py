@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax import export
 
-from jaxnst.lbfgs import lbfgs, spectral_preconditioner
+from jaxnst.lbfgs import lbfgs
 from jaxnst.minimize import check_num_steps
+from jaxnst.preconditioners import circular_preconditioner, spectral_preconditioner
 
 # `jax.export` needs Adam's states, with and without a schedule; optax does not register them.
 for _state in (optax.ScaleByAdamState, optax.ScaleByScheduleState, optax.EmptyState):
@@ -43,6 +44,7 @@ class Lbfgs:
         max_step: root mean square that no step exceeds.
         initial_scaling: factor of the initial inverse Hessian.
         memory: number of curvature pairs kept; each takes the memory of two images.
+        wrap: whether the image tiles the plane; a `TransferConfig` sets it by its objective.
 
     >>> Lbfgs(memory=5).learning_rate
     1.0
@@ -55,6 +57,7 @@ class Lbfgs:
     memory: int = field(
         default=20, metadata={"help": "curvature pairs that L-BFGS keeps", "static": True}
     )
+    wrap: bool = field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "first_step", "max_step", "initial_scaling"):
@@ -69,7 +72,7 @@ class Lbfgs:
             first_step=self.first_step,
             max_step=self.max_step,
             initial_scaling=self.initial_scaling,
-            preconditioner=spectral_preconditioner,
+            preconditioner=circular_preconditioner if self.wrap else spectral_preconditioner,
         )
 
 

@@ -1,7 +1,7 @@
 """Recipes: how a transfer is run, and the loss weights that go with it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -87,6 +87,9 @@ class TransferConfig:
                 "optimizer must be Lbfgs(…), Adam(…) or an optax transformation, not "
                 f"{self.optimizer!r}"
             )
+        if isinstance(self.optimizer, Lbfgs):
+            optimizer = replace(self.optimizer, wrap=self.objective.circular)
+            object.__setattr__(self, "optimizer", optimizer)
         if self.init not in ("content", "style", "mean", "noise"):
             raise ValueError(
                 f'init must be "content", "style", "mean" or "noise", not {self.init!r}'

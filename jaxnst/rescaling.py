@@ -10,9 +10,7 @@ from jaxnst.losses import mean_features
 from jaxnst.vgg import CONV_SHAPES, Image, Params, extract_features
 
 
-def rescale_params(
-    images: Sequence[Image], params: Params, *, pooling: str = "average"
-) -> Params:
+def rescale_params(images: Sequence[Image], params: Params, *, pooling: str = "average") -> Params:
     """Rescale each filter so that its mean activation is 1 on the given pictures.
 
     Gatys, Ecker & Bethge 2016, section 2. The mean is over the positions of each picture, and then

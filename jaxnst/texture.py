@@ -10,30 +10,39 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxnst.loss_weights import LossWeights
+from jaxnst.losses import relative_squared_error
 from jaxnst.minimize import Progress, check_num_steps
-from jaxnst.presets import preset
+from jaxnst.objective import Objective
 from jaxnst.pyramid import Shape
 from jaxnst.recipes import Recipe, TransferConfig
 from jaxnst.scales import TransferState
 from jaxnst.sources import pictures_of
+from jaxnst.terms import Style
 from jaxnst.transfer import TransferResult, style_transfer
 from jaxnst.vgg import Params, min_size
 
 
 def texture_recipe() -> Recipe:
-    """Return the recipe of `synthesize_texture`: the style term of "default", from coarse to fine.
+    """Return the recipe of `synthesize_texture`: Gram matrices, from coarse to fine.
 
-    It departs from Gatys et al. 2015, who use one scale and the pools where this recipe has the
-    first ReLU of the next block.
+    It departs from Gatys et al. 2015 in the scales, in relu1_1 … relu5_1 in place of conv1_1 and
+    the pools, and in the relative error, by which all layers count alike. It does not start from
+    white noise, whose finest grain L-BFGS removes last, but from the mean colour with a little of
+    it.
 
     >>> config, weights = texture_recipe()
     >>> list(config.objective.terms), config.init
-    (['style'], 'noise')
+    (['style'], 'mean')
     """
-    config, weights = preset("default")
-    objective = replace(config.objective, terms={"style": config.objective.terms["style"]})
-    scales, layers = ({"style": part["style"]} for part in weights)
-    return Recipe(replace(config, objective=objective, init="noise"), LossWeights(scales, layers))
+    style = Style(distance=relative_squared_error)
+    config = TransferConfig(
+        Objective({"style": style}, pooling="average"),
+        init="mean",
+        noise_share=0.1,
+        num_steps=100,
+        min_size=128,
+    )
+    return Recipe(config, LossWeights.ones(config.objective).replace(style=100.0))
 
 
 def synthesize_texture(
@@ -54,7 +63,7 @@ def synthesize_texture(
     """Make a texture that looks like `style`, of any size (Gatys, Ecker & Bethge 2015).
 
     It is a style transfer without a content (arXiv:1505.07376, equation 5), which starts from
-    noise. Pictures keep their scale: a larger texture shows more of it, not larger details.
+    faint noise. Pictures keep their scale: a larger texture shows more of it, not larger details.
 
     Args:
         style: an image (H', W', 3) or `Picture` of any size, or a list of these, whose statistics
@@ -83,7 +92,8 @@ def synthesize_texture(
     >>> import dataclasses, jaxnst
     >>> demo = Path(jaxnst.__file__).parent / "demo"
     >>> style = jaxnst.load_image(demo / "style.jpg", size=32)
-    >>> config = dataclasses.replace(texture_recipe().config, num_steps=2)
+    >>> config, weights = texture_recipe()
+    >>> config = dataclasses.replace(config, num_steps=2)
     >>> result = synthesize_texture(
     ...     style, shape=(32, 48), params=jaxnst.load_params(), config=config, tileable=True
     ... )

@@ -1,5 +1,7 @@
 """L-BFGS against a naive one and on a nasty function; its preconditioner."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -265,6 +267,27 @@ def test_the_spectral_preconditioner_ties_no_channels_and_no_edges():
     out = np.asarray(precondition(jnp.asarray(dot)))
     assert np.abs(out[..., [0, 2]]).max() == 0
     assert abs(out[-1, 16, 1]) < 0.02 * out[0, 16, 1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_circular_preconditioner_is_what_numpy_makes(shape):
+    x = np.asarray(noise(shape))
+    f = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
+    gain = 1 / (f + 0.01)
+    spectrum = np.fft.fft2(x, axes=(0, 1)) * (gain / gain.mean())[..., None]
+    expected = np.fft.ifft2(spectrum, axes=(0, 1)).real
+    circular = jax.jit(jaxnst.circular_preconditioner)
+    np.testing.assert_allclose(circular(x), expected, atol=1e-5)
+    shifted = circular(jnp.roll(x, (3, 2), (0, 1)))
+    np.testing.assert_allclose(shifted, np.roll(expected, (3, 2), (0, 1)), atol=1e-5)
+
+
+def test_a_config_preconditions_as_its_image_tiles():
+    objective = jaxnst.Objective({"tv": jaxnst.Penalty()}, padding="circular")
+    config = jaxnst.TransferConfig(objective)
+    assert config.optimizer == jaxnst.Lbfgs(wrap=True)
+    plain = dataclasses.replace(config, objective=dataclasses.replace(objective, padding="zero"))
+    assert plain.optimizer == jaxnst.Lbfgs()
 
 
 def test_the_spectral_preconditioner_is_its_own_derivative():

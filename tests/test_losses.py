@@ -12,6 +12,7 @@ from jaxnst.losses import (
     half_squared_error,
     mean_squared_error,
     raw_gram_matrix,
+    relative_squared_error,
 )
 from jaxnst.variation import total_variation
 from jaxnst.vgg import extract_features
@@ -217,3 +218,14 @@ def test_a_region_without_area_is_0_and_has_no_gradient(name):
     value, grad = jax.value_and_grad(partial(number, name))(jnp.asarray(TARGET), jnp.zeros((4, 5)))
     assert value == 0
     np.testing.assert_array_equal(grad, 0)
+
+
+def test_the_relative_error_agrees_with_numpy_and_is_finite_for_a_target_of_0():
+    x, y = {"a": draw(3, 4), "b": draw(5)}, {"a": draw(3, 4, seed=1), "b": draw(5, seed=2)}
+    value, grad = jax.value_and_grad(relative_squared_error)(x, y)
+    size = sum((y[k] ** 2).sum() for k in y)
+    np.testing.assert_allclose(value, sum(((x[k] - y[k]) ** 2).sum() for k in y) / size, rtol=1e-5)
+    for k in y:
+        np.testing.assert_allclose(grad[k], 2 * (x[k] - y[k]) / size, rtol=1e-4)
+    value, grad = jax.value_and_grad(relative_squared_error)(jnp.zeros(3), jnp.zeros(3))
+    assert value == 0 and not grad.any()

@@ -79,6 +79,31 @@ def test_resize_clips_overshoot():
     np.testing.assert_allclose(resize(jnp.asarray(step), 16, 16), raw.clip(0, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24, 18), (8, 3), (1, 1)])
+def test_an_image_that_tiles_is_resized_as_the_middle_of_its_copies(shape):
+    image = noise(0, 12, 8)
+    height, width = shape
+    middle = np.s_[3 * height : 4 * height, 3 * width : 4 * width]
+    expected = resize(jnp.tile(image, (7, 7, 1)), 7 * height, 7 * width)[middle]
+    np.testing.assert_allclose(resize(image, *shape, wrap=True), expected, atol=1e-5)
+
+
+def test_details_and_moments_of_an_image_that_tiles_are_carried_over_its_edges():
+    image, start = noise(0, 16, 16), noise(1, 32, 32)
+    optimizer = optax.adam(0.1)
+    fresh = optimizer.init(start)
+    _, state = optimizer.update(image, optimizer.init(image))
+
+    def carry(image, start, state):
+        moments = carry_moments(state, fresh, start.shape, wrap=True)[0]
+        return refine(image, start, [], 32, 32, wrap=True), moments.mu, moments.nu
+
+    shifted = jax.tree.map(lambda x: jnp.roll(x, (3, 5), (0, 1)) if x.ndim else x, (image, state))
+    shifted = carry(shifted[0], jnp.roll(start, (6, 10), (0, 1)), shifted[1])
+    for found, plain in zip(shifted, carry(image, start, state), strict=True):
+        np.testing.assert_allclose(found, jnp.roll(plain, (6, 10), (0, 1)), atol=1e-6)
+
+
 def test_resize_refuses():
     for bad in (0, -1, 2.5):
         with pytest.raises(ValueError) as caught:

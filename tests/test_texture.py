@@ -1,0 +1,135 @@
+"""Textures: their statistics, their edges if they tile, and what is refused."""
+
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from naive_vgg19 import assert_close, vgg19
+
+import jaxnst
+from jaxnst import Content, Lbfgs, LossWeights, Objective, Style, synthesize_texture, texture_recipe
+from jaxnst.schedule import schedule
+from jaxnst.texture import fit_config
+
+LAYERS = ("relu1_1", "relu2_1", "relu3_1")
+CONFIG, WEIGHTS = texture_recipe()
+#: With half of the network, which is soon compiled.
+SMALL = replace(
+    CONFIG,
+    objective=Objective(
+        {"style": replace(CONFIG.objective.terms["style"], layers=LAYERS)}, pooling="average"
+    ),
+    optimizer=Lbfgs(memory=10),
+    num_steps=(20, 25),
+    min_size=32,
+)
+SMALL_WEIGHTS = LossWeights.ones(SMALL.objective).replace(style=100.0)
+
+
+def circular(config):
+    return replace(config, objective=replace(config.objective, padding="circular"))
+
+
+@pytest.fixture(scope="module")
+def texture(params, style):
+    def make(**options):
+        options = {"shape": (64, 48), "config": SMALL, "weights": SMALL_WEIGHTS} | options
+        return synthesize_texture(style[:64, :64], params=params, **options)
+
+    return make
+
+
+def seams(image):
+    """For rows and columns: the difference across the edges, by that of neighbours inside."""
+    image = np.asarray(image, np.float64)
+    return [
+        np.abs(x[0] - x[-1]).mean() / np.abs(np.diff(x, axis=0)).mean()
+        for x in (image, image.swapaxes(0, 1))
+    ]
+
+
+def test_a_texture_that_tiles_has_no_seam_and_another_has(texture):
+    tiled, plain = texture(tileable=True), texture()
+    for result in (tiled, plain):
+        assert result.image.shape == (64, 48, 3) and list(result.history)[4:] == ["style"]
+        sizes = result.history["size"]
+        assert sizes.tolist() == [32] * 20 + [64] * 25
+        first, last = (result.history["loss"][sizes == 64][i] for i in (0, -1))
+        assert last < 0.3 * first
+    assert max(seams(tiled.image)) < 1.1
+    assert min(seams(plain.image)) > 1.5
+
+
+def test_the_state_of_a_texture_continues_to_the_same_bits(texture):
+    states = []
+    options = {"tileable": True, "config": replace(SMALL, num_steps=3), "every": 4}
+    whole = texture(callback=lambda progress: states.append(progress.state), **options)
+    again = texture(resume=states[0], **options)
+    np.testing.assert_array_equal(again.image, whole.image)
+
+
+def test_the_loss_of_a_texture_that_tiles_does_not_depend_on_where_it_is_cut(params, style):
+    image = jax.random.uniform(jax.random.key(0), (48, 32, 3))
+    losses = {}
+    for padding in ("circular", "zero"):
+        objective = replace(CONFIG.objective, padding=padding)
+        targets = jaxnst.compute_targets({"style": style[:32, :32]}, params, objective=objective)
+
+        @jax.jit
+        def loss(image, targets=targets, objective=objective):
+            return jaxnst.perceptual_loss(image, params, targets, WEIGHTS, objective=objective)[0]
+
+        shifts = ((0, 0), (16, 0), (-32, 16))
+        losses[padding] = [float(loss(jnp.roll(image, shift, (0, 1)))) for shift in shifts]
+    np.testing.assert_allclose(losses["circular"], losses["circular"][0], rtol=1e-4)
+    assert np.ptp(losses["zero"]) > 1e-3 * losses["zero"][0]
+
+
+def test_a_style_is_continued_by_reflection_and_a_content_as_the_image(params, content, style):
+    content, style = content[:16, :24], style[:20, :16]
+    terms = {"content": Content(("relu2_1",)), "style": Style(("relu2_1",))}
+    objective = Objective(terms, padding="circular")
+    sources = {"content": content, "style": style}
+    targets = jaxnst.compute_targets(sources, params, objective=objective)
+    (features, where), (found,) = targets["content"]["relu2_1"], targets["style"]["relu2_1"]
+    options = params, "max", ("relu2_1",)
+    assert where is None
+    assert_close(features[0], vgg19(content, *options, "circular")[0]["relu2_1"])
+    reflected = vgg19(style, *options, "reflect")[0]["relu2_1"].reshape(-1, 128)
+    assert_close(found, reflected.T @ reflected / len(reflected))
+
+
+def test_coarse_scales_of_a_texture_that_tiles_are_halved_evenly():
+    def shapes(config):
+        return [scale.shape for scale in schedule((176, 240, 3), replace(config, min_size=32))]
+
+    assert shapes(CONFIG) == [(44, 60), (88, 120), (176, 240)]
+    assert shapes(circular(CONFIG)) == [(48, 64), (96, 128), (176, 240)]
+
+
+def test_styles_shrink_no_further_than_their_statistics_allow(style):
+    style = style[:64, :64]
+    assert fit_config(CONFIG, style, (256, 128)) == CONFIG
+    assert fit_config(CONFIG, [style, style[:40]], (512, 256)).min_size == 410
+    started = replace(CONFIG, init="content", min_size=None)
+    assert fit_config(started, style, (512, 256)) == replace(started, init="noise")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ({"shape": (64, 64, 3)}, ValueError, "shape must be (height, width), not (64, 64, 3)"),
+        ({"shape": (64, 0)}, ValueError, "shape must be a positive integer, not 0"),
+        ({"shape": (50, 64), "tileable": True}, ValueError, "not 50x64; take 48x64"),
+        ({"config": jaxnst.preset("default").config}, ValueError, "no source 'content'"),
+        ({"weights": jaxnst.preset("default").weights}, ValueError, "LossWeights.ones"),
+        ({"initial_image": np.zeros((8, 8, 3), np.float32)}, ValueError, "(64, 48, 3)"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(texture, options, error, named):
+    with pytest.raises(error, match=re.escape(named)) as info:
+        texture(**options)
+    assert "\n" not in str(info.value)
