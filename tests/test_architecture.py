@@ -34,6 +34,14 @@ KEEPERS = {  # third-party package -> the only files that may import it
     "tifffile": {"tiff"},
     "torch": set(),
 }
+# What Windows does not have: modules, and attributes of `os`, `signal` and `errno`.
+POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+POSIX_NAMES = re.compile(
+    r"signal[.](SIG(HUP|KILL|USR1|USR2|STOP|CONT|PIPE|ALRM|CHLD|QUIT)|pause|pthread_\w+|alarm"
+    r"|setitimer)|os[.](fork\w*|mkfifo|mknod|\w*chown|\w*et(res|re|e)?[ug]id|uname|statvfs|nice"
+    r"|sched_\w+|killpg|setsid|wait[34]?|confstr|sysconf|O_(NOFOLLOW|DIRECTORY|CLOEXEC|NONBLOCK)"
+    r"|posix_\w+|getloadavg|openpty|register_at_fork|sync)"
+)
 IMAGES = {"image", "images", "content", "contents", "style", "styles", "sources"}
 
 
@@ -88,6 +96,17 @@ def prints_or_exits(tree):
             yield node.lineno
 
 
+def needs_posix(tree):
+    """Lines of `tree` that fail on Windows: no import within a `try`, no `getattr`."""
+    tried = {n for one in ast.walk(tree) if isinstance(one, ast.Try) for n in ast.walk(one)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and node not in tried:
+            if POSIX_MODULES & {name.partition(".")[0] for name in imported_modules(node)}:
+                yield node.lineno
+        elif isinstance(node, ast.Attribute) and POSIX_NAMES.fullmatch(ast.unparse(node)):
+            yield node.lineno
+
+
 def test_each_file_is_listed_once():
     assert sorted(ORDER) == sorted(FILES), "list each file once in CONTRIBUTING.md"
 
@@ -103,6 +122,7 @@ def test_a_file_imports_what_it_may_and_neither_prints_nor_exits(name):
     packages = {module.partition(".")[0] for module in imported_modules(tree)}
     wrong = sorted(p for p in packages & set(KEEPERS) if name not in KEEPERS[p])
     assert not wrong, f"{name} imports {wrong}, which is kept to {KEEPERS}"
+    assert not list(needs_posix(tree)), f"{name} needs POSIX on lines {list(needs_posix(tree))}"
     if name not in {"app/output", "app/cli", "__main__"}:
         lines = list(prints_or_exits(tree))
         assert not lines, f"{name} prints or exits on lines {lines}"
@@ -139,6 +159,21 @@ def test_the_walk_finds_each_form_of_import(source, files):
 )
 def test_the_walk_finds_each_form_of_print_and_exit(source, found):
     assert bool(list(prints_or_exits(ast.parse(source)))) is found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import fcntl", True),
+        ("def f():\n    from resource import getrusage", True),
+        ("import signal\nsignal.signal(signal.SIGHUP, f)", True),
+        ("import os\nif os.getuid() == 0: pass", True),
+        ("try:\n    import fcntl\nexcept ImportError:\n    fcntl = None", False),
+        ("import os, signal\nos.getpid(), os.O_RDONLY, signal.SIGINT, signal.SIGTERM", False),
+    ],
+)
+def test_the_walk_finds_what_windows_does_not_have(source, found):
+    assert bool(list(needs_posix(ast.parse(source)))) is found
 
 
 def test_all_is_one_explicit_list():
