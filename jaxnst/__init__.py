@@ -1,169 +1,47 @@
 """Neural style transfer as pure functions in JAX and Flax."""
 
-from jaxnst.color import (
-    fit_gamut,
-    linear_to_oklab,
-    linear_to_srgb,
-    luminance,
-    match_luminance,
-    oklab_to_linear,
-    srgb_to_linear,
-    srgb_to_yiq,
-    transfer_chroma,
-    yiq_to_srgb,
-)
-from jaxnst.color_matching import (
-    match_colors_cholesky,
-    match_colors_histogram,
-    match_colors_pca,
-    match_colors_transport,
-)
-from jaxnst.first_image import noise_image
-from jaxnst.formats import load_params, quantize_params, save_params
-from jaxnst.images import Geometry, load_alpha, load_image, load_mask, save_image
-from jaxnst.lanes import SweepProgress, SweepResult
-from jaxnst.lbfgs import lbfgs
-from jaxnst.loss_weights import LossWeights
-from jaxnst.losses import (
-    gram_matrix,
-    half_squared_error,
-    mean_squared_error,
-    raw_gram_matrix,
-    relative_squared_error,
-)
-from jaxnst.minimize import Progress, Result, minimize
-from jaxnst.moments import (
-    mean_and_covariance,
-    mean_and_deviation,
-    moments_error,
-    wasserstein_gaussian,
-)
-from jaxnst.normalization import NormalizedGradient
-from jaxnst.objective import (
-    Objective,
-    Targets,
-    compute_targets,
-    loss_and_grad,
-    perceptual_loss,
-)
-from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
-from jaxnst.optimizers import Adam, Lbfgs
-from jaxnst.preconditioners import circular_preconditioner, spectral_preconditioner
-from jaxnst.presets import PRESETS, preset
-from jaxnst.pyramid import resize
-from jaxnst.recipes import Recipe, TransferConfig
-from jaxnst.rescaling import rescale_params
-from jaxnst.scales import TransferState
-from jaxnst.sources import Picture
-from jaxnst.statistics import (
-    autocorrelation,
-    pooled_gram_matrix,
-    quantile_means,
-    shifted_gram_matrix,
-    sliced_quantile_means,
-    spectrum_error,
-)
-from jaxnst.sweep import sweep, weight_grid
-from jaxnst.terms import Content, Penalty, Style, Term
-from jaxnst.texture import synthesize_texture, texture_recipe
-from jaxnst.transfer import TransferResult, style_transfer
-from jaxnst.variation import (
-    gradient_only_variation,
-    nine_point_variation,
-    squared_total_variation,
-    total_variation,
-)
-from jaxnst.vgg import LAYERS, VGG19, Params, extract_features
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+TYPE_CHECKING = False  # `typing` takes a while to import
+if TYPE_CHECKING:
+    from typing import Any
+
+    from jaxnst.public import *  # noqa: F403
+    from jaxnst.public import __all__ as __all__
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "LAYERS",
-    "PRESETS",
-    "VGG19",
-    "Adam",
-    "Content",
-    "Geometry",
-    "Info",
-    "Lbfgs",
-    "LossWeights",
-    "NormalizedGradient",
-    "Objective",
-    "Params",
-    "Penalty",
-    "Picture",
-    "Progress",
-    "Recipe",
-    "Result",
-    "State",
-    "Status",
-    "Style",
-    "SweepProgress",
-    "SweepResult",
-    "Targets",
-    "Term",
-    "TransferConfig",
-    "TransferResult",
-    "TransferState",
-    "autocorrelation",
-    "circular_preconditioner",
-    "compute_targets",
-    "extract_features",
-    "fit_gamut",
-    "gradient_only_variation",
-    "gram_matrix",
-    "half_squared_error",
-    "init",
-    "lbfgs",
-    "linear_to_oklab",
-    "linear_to_srgb",
-    "load_alpha",
-    "load_image",
-    "load_mask",
-    "load_params",
-    "loss_and_grad",
-    "luminance",
-    "match_colors_cholesky",
-    "match_colors_histogram",
-    "match_colors_pca",
-    "match_colors_transport",
-    "match_luminance",
-    "mean_and_covariance",
-    "mean_and_deviation",
-    "mean_squared_error",
-    "minimize",
-    "moments_error",
-    "nine_point_variation",
-    "noise_image",
-    "oklab_to_linear",
-    "outcome",
-    "perceptual_loss",
-    "pooled_gram_matrix",
-    "preset",
-    "quantile_means",
-    "quantize_params",
-    "raw_gram_matrix",
-    "relative_squared_error",
-    "rescale_params",
-    "resize",
-    "restart",
-    "save_image",
-    "save_params",
-    "shifted_gram_matrix",
-    "sliced_quantile_means",
-    "spectral_preconditioner",
-    "spectrum_error",
-    "squared_total_variation",
-    "srgb_to_linear",
-    "srgb_to_yiq",
-    "step",
-    "style_transfer",
-    "sweep",
-    "synthesize_texture",
-    "texture_recipe",
-    "total_variation",
-    "transfer_chroma",
-    "wasserstein_gaussian",
-    "weight_grid",
-    "yiq_to_srgb",
-]
+
+#: Submodules that are called as the function in them is, which `jaxnst` shows in their place.
+_HIDDEN = ("lbfgs", "minimize", "sweep")
+
+
+class _Package(ModuleType):
+    """The package, which imports JAX and the public names when the first of them is asked for.
+
+    So the command line can start, and end at Ctrl-C, before that.
+    """
+
+    def __getattr__(self, name: str) -> "Any":
+        if name != "__all__" and name.startswith("__"):  # `inspect` and others only look
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if name not in _HIDDEN and find_spec(f"{self.__name__}.{name}"):
+            return import_module(f"{self.__name__}.{name}")
+        public = import_module(f"{self.__name__}.public")
+        vars(self).update({name: getattr(public, name) for name in ("__all__", *public.__all__)})
+        if name not in vars(self):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return vars(self)[name]
+
+    def __setattr__(self, name: str, value: "Any") -> None:
+        if not (isinstance(value, ModuleType) and name in _HIDDEN):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *self.__all__})
+
+
+sys.modules[__name__].__class__ = _Package

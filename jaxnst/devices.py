@@ -99,8 +99,19 @@ def free_memory(devices: Sequence[jax.Device]) -> int:
     if all(stat and "bytes_limit" in stat for stat in stats):
         free = min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
     else:  # CPU devices share what the machine has
-        free = psutil.virtual_memory().available // len(devices)
+        free = _free_on_host() // len(devices)
     return int(_SHARE * free)
+
+
+def _free_on_host() -> int:
+    """Return the bytes that the machine has and, where `ulimit -v` is set, the process may take."""
+    free = psutil.virtual_memory().available
+    process = psutil.Process()
+    if hasattr(process, "rlimit"):  # on Linux
+        most, _ = process.rlimit(psutil.RLIMIT_AS)
+        if most != psutil.RLIM_INFINITY:
+            free = min(free, max(0, most - process.memory_info().vms))
+    return free
 
 
 def group_size(count: int, lane_batch: int, num_devices: int) -> int:

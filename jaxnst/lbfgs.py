@@ -11,6 +11,8 @@ import numpy as np
 import optax
 from jax import export
 
+MAX_MEMORY = 10**8  #: far more would overflow the sizes of arrays, where XLA aborts
+
 
 class Pairs(NamedTuple):
     """Curvature pairs in a ring buffer: leaves of `s` and `y` have a leading axis `memory` long."""
@@ -80,7 +82,7 @@ def lbfgs(
 
     Raises:
         TypeError: `memory` is traced or not an integer.
-        ValueError: `memory`, `first_step`, `max_step` or `initial_scaling` is not positive.
+        ValueError: `memory` is above 10**8, or a number that must be positive is not.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> def loss(x):
@@ -103,6 +105,8 @@ def lbfgs(
     for name, given in {"memory": memory, **positive}.items():
         if isinstance(given, int | float | np.generic) and not given > 0:
             raise ValueError(f"{name} must be a positive number, not {given!r}")
+    if memory > MAX_MEMORY:
+        raise ValueError(f"memory must be at most {MAX_MEMORY}, not {memory!r}")
 
     def precondition(x: Any) -> Any:
         return x if preconditioner is None else preconditioner(x)

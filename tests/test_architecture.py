@@ -3,9 +3,12 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from helpers import environment
 
 import jaxnst
 
@@ -34,6 +37,14 @@ KEEPERS = {  # third-party package -> the only files that may import it
     "tifffile": {"tiff"},
     "torch": set(),
 }
+# What Windows does not have: modules, and attributes of `os`, `signal` and `errno`.
+POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+POSIX_NAMES = re.compile(
+    r"signal[.](SIG(HUP|KILL|USR1|USR2|STOP|CONT|PIPE|ALRM|CHLD|QUIT)|pause|pthread_\w+|alarm"
+    r"|setitimer)|os[.](fork\w*|mkfifo|mknod|\w*chown|\w*et(res|re|e)?[ug]id|uname|statvfs|nice"
+    r"|sched_\w+|killpg|setsid|wait[34]?|confstr|sysconf|O_(NOFOLLOW|DIRECTORY|CLOEXEC|NONBLOCK)"
+    r"|posix_\w+|getloadavg|openpty|register_at_fork|sync)"
+)
 IMAGES = {"image", "images", "content", "contents", "style", "styles", "sources"}
 
 
@@ -88,6 +99,23 @@ def prints_or_exits(tree):
             yield node.lineno
 
 
+def needs_posix(tree):
+    """Lines of `tree` that fail on Windows, where no `try` and no `if` guards them."""
+    guarded = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try) or (
+            isinstance(node, ast.If)
+            and re.search(r"sys[.]platform|hasattr", ast.unparse(node.test))
+        ):
+            guarded |= {*ast.walk(node)}
+    for node in {*ast.walk(tree)} - guarded:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            if POSIX_MODULES & {name.partition(".")[0] for name in imported_modules(node)}:
+                yield node.lineno
+        elif isinstance(node, ast.Attribute) and POSIX_NAMES.fullmatch(ast.unparse(node)):
+            yield node.lineno
+
+
 def test_each_file_is_listed_once():
     assert sorted(ORDER) == sorted(FILES), "list each file once in CONTRIBUTING.md"
 
@@ -103,6 +131,7 @@ def test_a_file_imports_what_it_may_and_neither_prints_nor_exits(name):
     packages = {module.partition(".")[0] for module in imported_modules(tree)}
     wrong = sorted(p for p in packages & set(KEEPERS) if name not in KEEPERS[p])
     assert not wrong, f"{name} imports {wrong}, which is kept to {KEEPERS}"
+    assert not list(needs_posix(tree)), f"{name} needs POSIX on lines {list(needs_posix(tree))}"
     if name not in {"app/output", "app/cli", "__main__"}:
         lines = list(prints_or_exits(tree))
         assert not lines, f"{name} prints or exits on lines {lines}"
@@ -141,19 +170,52 @@ def test_the_walk_finds_each_form_of_print_and_exit(source, found):
     assert bool(list(prints_or_exits(ast.parse(source)))) is found
 
 
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import fcntl", True),
+        ("def f():\n    from resource import getrusage", True),
+        ("import signal\nsignal.signal(signal.SIGHUP, f)", True),
+        ("import os\nif os.getuid() == 0: pass", True),
+        ("try:\n    import fcntl\nexcept ImportError:\n    fcntl = None", False),
+        ("import os, sys\nif sys.platform == 'linux':\n    os.getuid()", False),
+        ("import os, signal\nos.getpid(), os.O_RDONLY, signal.SIGINT, signal.SIGTERM", False),
+    ],
+)
+def test_the_walk_finds_what_windows_does_not_have(source, found):
+    assert bool(list(needs_posix(ast.parse(source)))) is found
+
+
 def test_all_is_one_explicit_list():
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "public.py").read_text(encoding="utf-8"))
     lists = [
         node.value
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     ]
-    assert len(lists) == 1, "__init__.py assigns __all__ once"
+    assert len(lists) == 1, "public.py assigns __all__ once"
     names = ast.literal_eval(lists[0])
     assert len(set(names)) == len(names), "a name stands twice in __all__"
     assert list(names) == list(jaxnst.__all__)
     missing = [name for name in names if not hasattr(jaxnst, name)]
     assert not missing, f"{missing} in __all__, but not in jaxnst"
+
+
+def test_jax_is_imported_when_a_name_is_asked_for_and_no_file_hides_its_function():
+    hidden = set(jaxnst._HIDDEN)
+    assert hidden == {*jaxnst.__all__} & {*FILES}
+    code = f"""if True:
+        import sys
+        import jaxnst
+        assert "jax" not in sys.modules and jaxnst.__version__
+        assert not hasattr(jaxnst, "__wrapped__") and "jax" not in sys.modules
+        import {", ".join(f"jaxnst.{name}" for name in hidden)}
+        from jaxnst.vgg import VGG19
+        assert all(callable(getattr(jaxnst, name)) for name in {hidden})
+        assert jaxnst.vgg.VGG19 is VGG19 is jaxnst.VGG19
+        assert {{*jaxnst.__all__}} < {{*dir(jaxnst)}} and not hasattr(jaxnst, "nothing")
+    """
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

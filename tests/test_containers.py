@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -142,12 +143,46 @@ def huge_chunks(group):
     group["normalize/mean"] = group["normalize/std"] = np.ones(3, np.float32)
 
 
+def unpacked(group, size, **options):
+    """A cut network whose kernel says 6912 bytes, of which one chunk holds `size` when unpacked."""
+    group["normalize/mean"] = group["normalize/std"] = np.ones(3, np.float32)
+    group.create_dataset("conv1_1/bias", (64,), "f4")
+    kernel = group.create_dataset("conv1_1/kernel", (3, 3, 3, 64), "f4", chunks=True, **options)
+    if size:
+        kernel.id.write_direct_chunk((0,) * 4, zlib.compress(bytes(size)))
+
+
+PIPELINES = [
+    {"compression": "gzip"},
+    {"compression": "gzip", "shuffle": True, "fletcher32": True},
+    {"fletcher32": True},
+    {"shuffle": True},
+]
+
+
+@pytest.mark.parametrize("options", PIPELINES)
+def test_packed_hdf5_is_read(params, tmp_path, options):
+    with h5py.File(tmp_path / "network", "w") as file:
+        unpacked(file, 0, **options)
+        file["conv1_1/kernel"][...] = np.asarray(params["conv1_1"]["kernel"])
+    found = load_params(tmp_path / "network")["conv1_1"]["kernel"]
+    np.testing.assert_array_equal(found, params["conv1_1"]["kernel"])
+
+
 @pytest.mark.parametrize(
     ("fill", "part"),
     [
         (nested, "or groups more than 32 deep"),
         (many, "more than 500 names"),
         (huge_chunks, "'conv1_1/bias' has chunks of shape (33554432,)"),
+        (
+            lambda group: unpacked(group, 2**27, compression="gzip"),
+            "'conv1_1/kernel' has a chunk that unpacks to more than its 6912 bytes",
+        ),
+        (
+            lambda group: unpacked(group, 0, compression="lzf"),
+            "'conv1_1/kernel' must be packed by gzip or not at all, not by filters [32000]",
+        ),
         (
             lambda group: group.create_dataset("x" * 60_000, (1,), "f4"),
             "no VGG19 in a known layout",
@@ -157,7 +192,15 @@ def huge_chunks(group):
             "damaged HDF5 file (Unicode",
         ),
     ],
-    ids=["8000 groups in each other", "many groups", "chunks", "a long name", "not UTF-8"],
+    ids=[
+        "8000 groups in each other",
+        "many groups",
+        "chunks",
+        "gzip without end",
+        "another filter",
+        "a long name",
+        "not UTF-8",
+    ],
 )
 def test_hdf5_is_read_within_bounds(tmp_path, monkeypatch, fill, part):
     monkeypatch.setattr(containers, "NAMES", 500)

@@ -1,11 +1,14 @@
 """Files are replaced as a whole or not at all."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from jaxnst import files
+from jaxnst.app.signals import terminable
 from jaxnst.files import replacing
 
 KILLED = """
@@ -31,3 +34,12 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, name):
         assert path.read_bytes() == b"new"
         assert set(os.listdir(tmp_path)) == {name, mine.name, other.name}
     assert path.read_bytes() == b"of a process that still runs"
+
+
+def test_without_locks_and_sighup_work_goes_on(tmp_path, monkeypatch):
+    """As on Windows."""
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.delattr(signal, "SIGHUP", raising=False)
+    with files.locked(tmp_path), files.locked(tmp_path), terminable() as terminated:
+        signal.raise_signal(signal.SIGTERM)
+        assert terminated.is_set()

@@ -1,217 +1,29 @@
-"""Jobs of real processes: killed, interrupted, and several at one job."""
+"""Several processes at one job."""
 
-import json
-import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-
-import jaxnst
-
-LAYERS = ["--content-layers", "relu2_1", "--style-layers", "relu1_1"]
-SMALL = ["--preset", "pastiche", *LAYERS, "--optimizer", "adam", "--num-steps", "4"]
-BATCH = ["batch", "photos", "--styles", "paint.png", "-o", "out", *SMALL]
-SWEEP = ["sweep", "photos/00.png", "paint.png", "-o", "out", *SMALL, "--size", "32"]
-Process = subprocess.Popen[str]
+from helpers import environment
+from job_processes import (
+    BATCH,
+    SWEEP,
+    Process,
+    done,
+    entries,
+    finish,
+    kept,
+    only_bytes,
+    paint,
+    start,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
-
-
-def paint(path: Path, sides: tuple[int, int], seed: int) -> None:
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(coarse).resize(sides, Image.Resampling.BICUBIC).save(path)
-
-
-def start(folder: Path, *words: object) -> Process:
-    """The command as a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])}
-    return subprocess.Popen(
-        [sys.executable, "-m", "jaxnst", *map(str, words)],
-        cwd=folder,
-        env=environment | {"JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: Process, timeout: float = 300) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    return process.returncode, out, err
-
-
-def entries(folder: Path) -> list[dict[str, Any]]:
-    """Whole lines of all manifests."""
-    lines = [line for path in folder.glob("manifest*") for line in path.read_text().splitlines()]
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
-def done(folder: Path) -> set[str]:
-    return {entry["output"] for entry in entries(folder) if entry["status"] == "done"}
-
-
-def wait_for(condition: Callable[[], bool], process: Process) -> bool:
-    """Whether something is so before the process ends."""
-    while process.poll() is None:
-        if condition():
-            return True
-        time.sleep(0.005)
-    return False
-
-
-def kept(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """When each picture was written, and its bytes."""
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in sorted(folder.rglob("*.png"))
-    }
-
-
-def size_of(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
-
-
-def only_bytes(pictures: dict[str, tuple[int, bytes]]) -> dict[str, bytes]:
-    return {name: data for name, (_, data) in pictures.items()}
-
-
-# --- cut off -----------------------------------------------------------------------------------
-
-#: Of the content: ten proportions, and so ten shapes.
-TEN = [(48, 18), (48, 24), (48, 30), (48, 36), (48, 42), (18, 48), (24, 48), (30, 48), (36, 48)]
-TEN = [*TEN, (42, 48)]
-
-
-@pytest.fixture(scope="module")
-def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty pictures of ten shapes, of which three are broken."""
-    folder = tmp_path_factory.mktemp("sixty")
-    for i in range(60):
-        paint(folder / f"photos/{i % 3}/{i:02}.png", TEN[i % 10], i)
-    whole = (folder / "photos/0/03.png").read_bytes()
-    (folder / "photos/0/03.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "photos/2/35.png").write_text("This is no picture.\n")
-    (folder / "photos/1/58.png").write_bytes(b"")
-    paint(folder / "paint.png", (40, 30), 100)
-    return folder
-
-
-BROKEN = ["0/03.png", "1/58.png", "2/35.png"]
-
-
-def check_whole(folder: Path, outcome: tuple[int, str, str], made: int) -> None:
-    """Fifty-seven pictures, of which so many came of the last start, and three reports."""
-    status, out, err = outcome
-    assert status == 1
-    there = f", {57 - made} there already" if made < 57 else ""
-    assert out == f"out: {made} pictures made{there}, 3 could not be\n"
-    reports = err.splitlines()
-    assert len(reports) == 3
-    for name in BROKEN:
-        assert sum(f"photos/{name}" in report for report in reports) == 1
-    pictures = kept(folder)
-    assert len(pictures) == 57
-    assert {size_of(folder / name) for name in pictures} == {*TEN}
-    lines = entries(folder)
-    assert len(lines) == 60 == len({entry["output"] for entry in lines})
-    assert {entry["output"] for entry in lines if entry["status"] == "failed"} == {*BROKEN}
-    assert done(folder) == pictures.keys()
-    assert [path.name for path in folder.iterdir() if path.is_file()] == ["manifest.jsonl"]
-
-
-def test_killed_halfway_nothing_is_done_twice(sixty: Path) -> None:
-    words = [*BATCH, "--size", "48", "--multiple", "6"]
-    process = start(sixty, *words)
-    assert wait_for(lambda: len(done(sixty / "out")) >= 28, process)
-    process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
-    finished, pictures = done(sixty / "out"), kept(sixty / "out")
-    assert 28 <= len(finished) < 57 and finished <= pictures.keys()
-
-    outcome = finish(start(sixty, *words))
-    check_whole(sixty / "out", outcome, 57 - len(finished))
-    now = kept(sixty / "out")
-    assert {name: now[name] for name in finished} == {name: pictures[name] for name in finished}
-    assert finish(start(sixty, *words))[1].startswith("out: 0 pictures made, 57 there already")
-    assert kept(sixty / "out") == now
-
-
-def test_killed_again_and_again(sixty: Path, tmp_path: Path) -> None:
-    """At any moment, also within the writing of a picture and of a line."""
-    shutil.copytree(sixty / "photos", tmp_path / "photos")
-    shutil.copy(sixty / "paint.png", tmp_path)
-    words = [*BATCH, "--size", "48", "--multiple", "6", "--lane-batch", "2"]
-    out, draw, before = tmp_path / "out", random.Random(0), 0
-    for kill in range(6):
-        process = start(tmp_path, *words)
-        wait_for(lambda before=before: len(done(out)) > before, process)  # type: ignore[misc]
-        if kill % 2:
-            wait_for(lambda: any(".tmp" in path.name for path in out.rglob("*")), process)
-        else:
-            time.sleep(draw.uniform(0, 1))
-        process.send_signal(signal.SIGKILL)
-        finish(process)
-        finished = done(out)
-        before = len(finished)
-    print(f"{before} were finished")
-    pictures = kept(out)
-    for stray in out.rglob(".*.tmp"):
-        stray.unlink()
-    outcome = finish(start(tmp_path, *words))
-    check_whole(out, outcome, 57 - before)
-    now = kept(out)
-    assert {name: now[name] for name in finished} == {name: pictures[name] for name in finished}
-
-
-@pytest.mark.parametrize("words", [[*BATCH, "--size", "48"], [*SWEEP, "--style-weights", *"12345"]])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted(
-    sixty: Path, tmp_path: Path, words: list[str], number: signal.Signals, status: int
-) -> None:
-    for name in ("0/00", "1/01", "2/02", "1/04"):
-        (tmp_path / "photos").mkdir(exist_ok=True)
-        shutil.copy(sixty / f"photos/{name}.png", tmp_path / "photos")
-    shutil.copy(sixty / "paint.png", tmp_path)
-    count = 4 if words[0] == "batch" else 5
-    words = [*words, "--num-steps", "60"]
-    process = start(tmp_path, *words)
-    assert wait_for(lambda: len(done(tmp_path / "out")) >= 1, process)
-    process.send_signal(number)
-    assert finish(process)[::2] == (status, "")
-    finished, pictures = done(tmp_path / "out"), kept(tmp_path / "out")
-    assert 1 <= len(finished) < count
-    outcome = finish(start(tmp_path, *words))
-    assert outcome[::2] == (0, "")
-    made = f"{count - len(finished)} pictures made, {len(finished)} there already"
-    assert outcome[1].startswith(f"out: {made}")
-    now = kept(tmp_path / "out")
-    assert len(now) == count
-    assert {name: now[name] for name in finished} == {name: pictures[name] for name in finished}
-
-
-# --- several processes -------------------------------------------------------------------------
 
 
 def start_all(folder: Path, count: int, *words: str) -> list[Process]:
@@ -357,13 +169,12 @@ class Job:
 join_processes("localhost:{port}", 2, int(sys.argv[1]))
 sys.exit(run_job(Job(), Path("out"), quiet=True))
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])}
     flag = "--xla_cpu_collective_timeout_seconds=5"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(i)],
             cwd=tmp_path,
-            env=environment | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag},
+            env=environment(JAX_PLATFORMS="cpu", XLA_FLAGS=flag),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -4,12 +4,17 @@ import dataclasses
 import hashlib
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
+from helpers import environment
 
 from jaxnst.formats import known_files
-from jaxnst.formats.known_files import KNOWN_FILES, cache_dir, identify, sha256
+from jaxnst.formats.known_files import KNOWN_FILES, cache_dir, cached, identify, sha256
 
 GOOD = np.random.default_rng(0).bytes(300_000)
 WRONG = GOOD[:-1] + bytes([GOOD[-1] ^ 1])
@@ -93,3 +98,41 @@ def test_the_variable_names_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXNST_CACHE", "")  # as if it were not set
     assert cache_dir().is_absolute() and "jaxnst" in cache_dir().parts
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cache", [None, "~/b"])
+@pytest.mark.parametrize("error", [True, False], ids=["new platformdirs", "old platformdirs"])
+def test_without_a_home_nothing_is_cached(tmp_path, monkeypatch, cache, error):
+    def os_cache(name):
+        if error:
+            raise RuntimeError("could not determine the home directory")
+        return Path("~/.cache") / name
+
+    monkeypatch.setattr(pooch, "os_cache", os_cache)
+    monkeypatch.setattr(os.path, "expanduser", os.fspath)
+    monkeypatch.delenv("JAXNST_CACHE")
+    if cache:
+        monkeypatch.setenv("JAXNST_CACHE", cache)
+    monkeypatch.chdir(tmp_path)
+    assert cached(stand_in(None)) is None
+    with pytest.raises(FileNotFoundError, match="no home folder .*: set JAXNST_CACHE to one"):
+        cache_dir()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="only root may be others")
+def test_commands_work_for_a_user_without_home_and_name():
+    code = """if True:
+        import os
+        from jaxnst.app.cli import main
+        from jaxnst.app.compiled import keep_compiled_programs
+        os.setreuid(54321, 0)  # whose name and home are unknown, but who may read this package
+        keep_compiled_programs()
+        print(main(["weights", "list"]), main(["weights", "fetch", "keras"]))
+    """
+    variables = {"PATH": os.defpath, **{k: v for k, v in environment().items() if "PY" in k}}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True)
+    *lines, statuses = done.stdout.decode().splitlines()
+    assert (len(lines), statuses) == (9, "0 2")
+    assert done.stderr.startswith(b"jaxnst: there is no home folder to keep files in: set ")
+    assert done.stderr.count(b"\n") == 1

@@ -197,6 +197,12 @@ def test_sizes_must_be_positive(name, value):
             lbfgs(**{name: bad})
 
 
+@pytest.mark.parametrize("memory", [2**62, 10**30])
+def test_a_memory_that_would_abort_the_process_is_refused(memory):
+    with pytest.raises(ValueError, match="memory must be at most 100000000, not"):
+        lbfgs(memory=memory)
+
+
 @pytest.mark.parametrize("memory", [2.0, True, jnp.array(3)], ids=["float", "bool", "array"])
 def test_memory_must_be_an_integer(memory):
     with pytest.raises(TypeError, match="memory must be an integer.*static_args="):

@@ -293,12 +293,18 @@ def failing_with(error):
 
 @pytest.mark.parametrize(
     "error",
-    [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"), MemoryError()],
-    ids=["device", "host"],
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"),
+        jax.errors.JaxRuntimeError("INTERNAL: YNNPACK operation failed: error"),
+        MemoryError(),
+    ],
+    ids=["device", "kernel", "host"],
 )
 def test_too_little_memory_is_one_line(run, monkeypatch, error):
     monkeypatch.setattr(cli, "run_scales", failing_with(error))
-    check_refused(run(*LBFGS), "memory", "smaller --size")
+    check_refused(run(*LBFGS), "there is not enough memory for this; --size 16 may fit")
+    monkeypatch.setattr(cli, "schedule", failing_with(error))
+    check_refused(run(*LBFGS), "there is not enough memory for this; give a smaller --size")
     assert names() == []
 
 

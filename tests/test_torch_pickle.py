@@ -1,14 +1,19 @@
 """Pickles that mean harm are refused quickly, in one line, and nothing in them runs."""
 
+import argparse
 import os
 import pickle
-from pathlib import Path
+from collections import defaultdict
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 from torch_writer import (
     HOOKS,
     ORDERED_DICT,
     PARAMETER,
+    STORAGE,
     Call,
     Global,
     Pickle,
@@ -163,6 +168,39 @@ def test_refuses(tmp_path, monkeypatch, name):
     refused(path, reason)
     assert os.listdir(tmp_path) == ["weights"]
     check(read_tensors(GOLDEN), {"trained": values(2, 3), "frozen": values(4)})
+
+
+BESIDE = {
+    "best_acc": np.float64(0.75),
+    "last": np.float32(0.5),
+    "random": np.random.default_rng(0).integers(0, 9, 5),
+    "args": argparse.Namespace(lr=0.1, seed=np.int64(3)),
+    "counts": defaultdict(int, a=1),
+    "classes": {"a", "b"},
+    "out": PurePosixPath("a/b"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    # Protocol 4 has instructions for sets, which torch never writes.
+    [(name, 2) for name in BESIDE] + [(name, 4) for name in BESIDE if name != "classes"],
+)
+def test_what_stands_beside_weights_is_ignored(tmp_path, name, protocol):
+    code = pickle.dumps(BESIDE[name], protocol)[2:-1]  # without PROTO and STOP
+    save(tmp_path / "weights", {"beside": Raw(code), "epoch": 3, "state": {"a": tensor()}})
+    check(read_tensors(tmp_path / "weights"), {"state.a": STORAGE.reshape(2, 3)})
+
+
+@pytest.mark.parametrize("numpy", [b"numpy.core", b"numpy._core"])
+def test_a_scalar_of_either_numpy_is_ignored_and_keeps_no_arguments(tmp_path, numpy):
+    code = pickle.dumps(np.float64(0.75), 2)[2:-1].replace(b"numpy._core", numpy)
+    assert numpy + b".multiarray" in code
+    value, _ = torch_pickle.load_pickle(BytesIO(pickled(code)))
+    assert type(value) is torch_pickle.Ignored and not vars(value)
+    hostile = Call(Global(numpy.decode() + ".multiarray", "scalar"), ("O8", "x" * 9), {"a": 1})
+    save(tmp_path / "weights", {"best": hostile, "a": tensor()})
+    check(read_tensors(tmp_path / "weights"), {"a": STORAGE.reshape(2, 3)})
 
 
 def test_the_payloads_would_run(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from jaxnst.app.inputs import (
     recolored,
 )
 from jaxnst.app.jobs import run_job
+from jaxnst.app.memory import is_out_of_memory, naming_a_size_that_fits
 from jaxnst.app.options import choose, preset_named
 from jaxnst.app.output import complain, on_terminal, say
 from jaxnst.app.parser import make_parser
@@ -88,7 +89,10 @@ def _transfer(options: argparse.Namespace) -> int:
                 "it, or --restart to throw it away"
             )
         resume = recorder.resume() if options.resume else None
-        with _progress(scales, options.quiet) as show:
+        fitting = naming_a_size_that_fits(
+            scales, lambda: recorder.evaluations, choice.geometry.size
+        )
+        with fitting, _progress(scales, options.quiet) as show:
             for progress in run_scales(
                 jax.device_put(problem),
                 config,
@@ -280,23 +284,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(str(error))
         return 2
     except (RuntimeError, MemoryError) as error:
-        if (reason := _explained(error)) is None:
+        if not is_out_of_memory(error):
             raise
-        complain(reason)
+        complain("there is not enough memory for this; give a smaller --size")
         return 2
     except KeyboardInterrupt:
         saved = COMMANDS[options.command] is _transfer and is_unfinished(options.output)
         rest = "; add --resume to go on from the last state saved" if saved else ""
         complain(f"interrupted at once{rest}")
         return 130
-
-
-def _explained(error: RuntimeError | MemoryError) -> str | None:
-    """Return what a fault of the machine means for the user; None for a fault of the program."""
-    text = str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
-        return "there is not enough memory for this; give a smaller --size"
-    return None
 
 
 if __name__ == "__main__":

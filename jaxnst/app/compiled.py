@@ -24,7 +24,7 @@ def keep_compiled_programs() -> None:
         probe.write_bytes(b"probe")
         probe.unlink()
         os.listdir(folder)
-    except (OSError, RuntimeError):  # read-only, full, or no home folder
+    except OSError:  # read-only, full, or no home folder
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

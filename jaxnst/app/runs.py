@@ -111,6 +111,11 @@ class Recorder:
         """Return where the unfinished run lies."""
         return run_folder(self.output)
 
+    @property
+    def evaluations(self) -> int:
+        """Return the number of evaluations made so far, before a resumed run's start too."""
+        return self.newest or 0 if self.latest is None else self.latest.evaluation
+
     def kept(self, evaluation: int, num_steps: int) -> Path:
         """Return the path of the picture that is kept after so many evaluations."""
         digits = len(str(num_steps))

@@ -5,6 +5,7 @@ No other file of the package knows h5py or safetensors.
 
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ CODEBOOKS = (("/codes", "/codebook", "/kernel"), ("_W_q", "_W_table", "_W"))
 # What is read at most: names in an HDF5 file and groups in groups, bytes of a chunk of HDF5 and of
 # the header of safetensors, characters of an array's name. Real files stay far below.
 NAMES, DEPTH, CHUNK_BYTES, HEADER_BYTES, NAME_LENGTH = 2**16, 32, 2**26, 2**22, 1000
+# The filters of HDF5 that are undone, in the order in which they are applied.
+FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,8 @@ def _lazy_dataset(name: str, dataset: h5py.Dataset) -> Lazy:
         refuse(f"{quote(name)} must hold its values itself, not in another file")
 
     def read() -> npt.NDArray[Any]:
-        # A chunk may be larger than its array, and is unpacked as a whole.
-        if dataset.chunks and prod(dataset.chunks) * dataset.dtype.itemsize > CHUNK_BYTES:
-            refuse(f"{quote(name)} has chunks of shape {quote(dataset.chunks)}")
+        if dataset.chunks:
+            _check_chunks(name, dataset)
         return dataset[()]
 
     try:
@@ -152,6 +154,30 @@ def _lazy_dataset(name: str, dataset: h5py.Dataset) -> Lazy:
     except (TypeError, ValueError):
         dtype = "a type without a name in NumPy"
     return Lazy(dataset.shape or (), dtype, read)
+
+
+def _check_chunks(name: str, dataset: h5py.Dataset) -> None:
+    """Refuse chunks that HDF5, which has no bound, would unpack to more bytes than they declare."""
+    # A chunk may be larger than its array, and is unpacked as a whole.
+    most = prod(dataset.chunks) * dataset.dtype.itemsize
+    if most > CHUNK_BYTES:
+        refuse(f"{quote(name)} has chunks of shape {quote(dataset.chunks)}")
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    if filters != [one for one in FILTERS if one in filters]:
+        refuse(f"{quote(name)} must be packed by gzip or not at all, not by filters {filters}")
+    for part in dataset.iter_chunks():
+        place = tuple(side.start for side in part)
+        stored = dataset.id.get_chunk_info_by_coord(place)
+        if stored.byte_offset is None:  # all are the fill value
+            continue
+        size = stored.size
+        if h5py.h5z.FILTER_DEFLATE in filters and size <= 2 * most + 100:
+            skipped, packed = dataset.id.read_direct_chunk(place)
+            if not skipped >> filters.index(h5py.h5z.FILTER_DEFLATE) & 1:
+                size = len(zlib.decompressobj().decompress(packed, most + 1))
+        if size > most + 4:  # with a checksum
+            refuse(f"{quote(name)} has a chunk that unpacks to more than its {most} bytes")
 
 
 @contextmanager

@@ -76,7 +76,11 @@ def identify(path: PathLike) -> KnownFile | None:
 
 
 def cache_dir() -> Path:
-    """Return the folder of downloads: `JAXNST_CACHE` where set, else in the user's cache folder."""
+    """Return the folder of downloads: `JAXNST_CACHE` where set, else in the user's cache folder.
+
+    Raises:
+        FileNotFoundError: the former is not set, and the user has no home folder.
+    """
     return _pooch().abspath
 
 
@@ -86,7 +90,10 @@ def cached(known: KnownFile) -> Path | None:
     Raises:
         OSError: the file cannot be read.
     """
-    path = cache_dir() / known.filename
+    try:
+        path = cache_dir() / known.filename
+    except FileNotFoundError:
+        return None
     return path if path.is_file() and _first_match(path, [known]) else None
 
 
@@ -107,7 +114,8 @@ def fetch(known: KnownFile, *, progress: OnProgress | None = None, timeout: floa
     Raises:
         ConnectionError: the server cannot be reached, does not have the file, or breaks off; the
             message says how to go on by hand.
-        FileNotFoundError: the file is not in the cache folder, and has no address.
+        FileNotFoundError: the file is not in the cache folder, and has no address; or there is no
+            place for that folder.
         ValueError: the server sent another file, or one without end, or another file has its name
             in the folder.
         OSError: the cache folder cannot be used, or the disk is full.
@@ -163,12 +171,17 @@ def fetch(known: KnownFile, *, progress: OnProgress | None = None, timeout: floa
 def _pooch(*files: KnownFile) -> "Pooch":
     import pooch
 
+    try:
+        folder = os.path.expanduser(os.environ.get("JAXNST_CACHE") or pooch.os_cache("jaxnst"))
+    except RuntimeError:  # as platformdirs, which pooch asks, says that there is no home
+        folder = "~"
+    if folder.startswith("~"):
+        raise FileNotFoundError("there is no home folder to keep files in: set JAXNST_CACHE to one")
     return pooch.create(
-        path=pooch.os_cache("jaxnst"),
+        path=folder,
         base_url="",
         registry={known.filename: known.checksum for known in files},
         urls={known.filename: known.url for known in files},
-        env="JAXNST_CACHE",
         allow_updates=False,  # a file in the way that is another one stays
     )
 

@@ -70,6 +70,25 @@ class Parameter:
             self.tensor = state[0]
 
 
+class Ignored:
+    """Stands for a value that is no weight, such as the best accuracy so far.
+
+    It ignores what it is made of and what state it is given, so that nothing of it is run or kept.
+    """
+
+    def __new__(cls, *_arguments: Any) -> Any:
+        """Take any arguments."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+
+def _default_dict(*_arguments: Any) -> dict[Any, Any]:
+    """Return an empty dict, whatever else a missing key would have given."""
+    return {}
+
+
 def _ordered_dict(pairs: Any = None) -> OrderedDict[str, Any]:
     """Return an empty dict, or one of a list of pairs, which is how Python 2 pickled it."""
     result: OrderedDict[str, Any] = OrderedDict()
@@ -125,12 +144,25 @@ _DTYPES = {
 }
 # A storage's class stands for itself as a text: a pickle could change the state of a real dtype.
 _NAMES: dict[str, Any] = {name: name for name in _DTYPES} | {
+    "collections.defaultdict": _default_dict,
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": Parameter,
     "torch.nn.parameter.Parameter": Parameter,
 }
+# What stands in checkpoints of training beside weights, by its names in all versions.
+_IGNORED = {
+    "_codecs": "encode",  # the bytes of a NumPy scalar in protocol 2
+    "argparse": "Namespace",
+    "numpy": "dtype ndarray",
+    "pathlib._local": "PosixPath WindowsPath",
+    "pathlib": "Path PosixPath WindowsPath PurePosixPath PureWindowsPath",
+    "torch": "Size device float16 bfloat16 float32 float64",
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), "scalar _reconstruct"),
+    **dict.fromkeys(("__builtin__", "builtins"), "bool dict float int list long set str"),
+}
+_NAMES |= {f"{module}.{name}": Ignored for module in _IGNORED for name in _IGNORED[module].split()}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -160,10 +192,11 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
 
-# The instructions that torch writes (BINSTRING with Python 2), by their names in pickletools.
+# The instructions that torch writes (BINSTRING with Python 2, BINBYTES with protocol 4), by their
+# names in pickletools.
 _INSTRUCTIONS = re.compile(
     "PROTO|FRAME|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|BINPERSID|"
-    "(SHORT_)?BIN(UNICODE|STRING)|(EMPTY_)?TUPLE[123]?|EMPTY_(LIST|DICT)|APPENDS?|SETITEMS?|"
+    "(SHORT_)?BIN(UNICODE|STRING|BYTES)|(EMPTY_)?TUPLE[123]?|EMPTY_(LIST|DICT)|APPENDS?|SETITEMS?|"
     "(LONG_)?BIN(PUT|GET)|MEMOIZE|(STACK_)?GLOBAL|REDUCE|NEWOBJ|BUILD"
 )
 
