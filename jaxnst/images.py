@@ -38,9 +38,9 @@ class Geometry:
     """
 
     size: int | None = field(
-        default=512, metadata={"help": "length in pixels of the side that fit names"}
+        default=512, metadata={"help": "pixels of the long side, or of that which --fit names"}
     )
-    fit: Fit = field(default="long", metadata={"help": "which side of a picture gets the size"})
+    fit: Fit = field(default="long", metadata={"help": "which side of a picture --size gives"})
     crop: bool = field(default=False, metadata={"help": "keep only the central square"})
 
     def __post_init__(self) -> None:

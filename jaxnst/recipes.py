@@ -55,7 +55,7 @@ class TransferConfig:
         metadata={"help": "spectrum of the noise: 0 is white, 1 falls as in photographs"},
     )
     optimizer: Any = field(
-        default=Lbfgs(), metadata={"help": "optimiser", "choices": tuple(OPTIMIZERS)}
+        default=Lbfgs(), metadata={"help": "what minimises the loss", "choices": tuple(OPTIMIZERS)}
     )
     num_steps: int | tuple[int, ...] = field(
         default=300,

@@ -37,6 +37,18 @@ def test_help_lists_every_option(command: str) -> None:
     assert all(name in outcome.out for name in PRESETS)
 
 
+def test_help_fits_the_reader() -> None:
+    """One line of usage, meanings of all arguments, and what most users need first."""
+    text = call("transfer", "--help").out
+    usage, _, rest = text.partition("\n\n")
+    assert usage == "usage: jaxnst transfer CONTENT STYLE [STYLE ...] -o OUT [OPTION ...]"
+    order = ["the picture to give", "the picture whose", "write the result", "\ncommon options:"]
+    order += ["--size", "--num-steps", "--content-weight", "--style-weight", "--preset", "--color"]
+    order += ["--blend", "\nregions:", "--masks", "\nwhile it runs", "\nexpert options:", "--dtype"]
+    places = [rest.index(words) for words in order]
+    assert places == sorted(places)
+
+
 def recipe(text: str, command: str = "transfer c s -o o") -> options.Choice:
     words = [*command.split(), *text.split()]
     return options.choose(make_parser(options.preset_named(words)).parse_args(words))

@@ -18,6 +18,8 @@ from jaxnst.recipes import Recipe, TransferConfig
 
 FLOAT32_MAX = 3.4028234e38
 INT_MAX = 2**63 - 1
+#: Fields of the dataclasses whose options `--help` lists among the first.
+COMMON = ("size", "num_steps", "style_scale")
 
 
 class Choice(NamedTuple):
@@ -72,20 +74,27 @@ def term_flags(recipe: Recipe, suffix: str) -> dict[str, str]:
     return {name: f"--{name.replace('_', '-')}-{suffix}" for name in recipe.config.objective.terms}
 
 
-def add_preset_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--preset` and `--color`."""
-    parser.add_argument(
-        "--preset", default="default", help=f"the recipe: {', '.join(PRESETS)} (%(default)s)"
+def add_preset_options(group: Any) -> None:
+    """Add `--preset` and `--color` to a group of options."""
+    group.add_argument(
+        "--preset",
+        default="default",
+        metavar="NAME",
+        help=f"use this recipe: {', '.join(PRESETS)} (%(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--color",
         choices=tuple(COLORS),
         default="style",
-        help="colours: the style's (style); the content's, on a picture whose luminance alone was "
-        "transferred (content-luminance) or on the finished one (content-after); or those of a "
-        "style whose colours were matched to the content's before, by PCA (match) (%(default)s)",
+        help="take the colours of the style (style), or keep those of the content: transfer its "
+        "luminance alone (content-luminance), recolour the finished picture (content-after), or "
+        "match the style's colours to the content's before, by PCA (match) (%(default)s)",
     )
-    parser.add_argument(
+
+
+def add_rescaling(group: Any) -> None:
+    """Add `--rescale` to a group of options."""
+    group.add_argument(
         "--rescale",
         action=argparse.BooleanOptionalAction,
         help="rescale the network to mean activations of 1 on the pictures, in a batch on the "
@@ -94,35 +103,40 @@ def add_preset_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_recipe_options(
-    parser: argparse.ArgumentParser, recipe: Recipe, *, fixed: Sequence[str] = ()
+    group: Any, recipe: Recipe, *, common: bool, fixed: Sequence[str] = ()
 ) -> None:
-    """Add an option for each number that may stand in place of the recipe's.
+    """Add options for the numbers that may replace the recipe's.
 
     Args:
-        parser: of a command.
-        recipe: whose terms have options.
+        group: the group of options to add to.
+        recipe: the recipe; each of its terms has options.
+        common: whether to add the weights and the fields in `COMMON`, or all other options.
         fixed: names of fields without an option.
     """
-    group = parser.add_argument_group("in place of what the recipe says")
-    for name, flag in term_flags(recipe, "weight").items():
-        group.add_argument(
-            flag, dest=f"{name}_weight", type=number, metavar="X", help="coefficient in the loss"
-        )
-    for name, flag in term_flags(recipe, "layers").items():
-        if recipe.config.objective.terms[name].layers != ("image",):
-            group.add_argument(
-                flag, dest=f"{name}_layers", nargs="+", metavar="LAYER", help="where it is compared"
-            )
-    classes = (TransferConfig, Objective, *OPTIMIZERS.values(), Geometry)
+    classes = (Geometry, TransferConfig, Objective, *OPTIMIZERS.values())
     fields = {f.name: f for cls in classes for f in _described(cls) if f.name not in fixed}
     for entry in fields.values():
-        group.add_argument(
-            "--" + entry.name.replace("_", "-"),
-            dest=entry.name,
-            default=None,
-            help=entry.metadata["help"],
-            **_kind(entry),
-        )
+        if (entry.name in COMMON) is common:
+            flag = "--" + entry.name.replace("_", "-")
+            help_text = entry.metadata["help"]
+            group.add_argument(flag, dest=entry.name, default=None, help=help_text, **_kind(entry))
+    for name, flag in term_flags(recipe, "weight" if common else "layers").items():
+        if common:
+            group.add_argument(
+                flag,
+                dest=f"{name}_weight",
+                type=number,
+                metavar="X",
+                help=f"weigh the {name} term of the loss by X",
+            )
+        elif recipe.config.objective.terms[name].layers != ("image",):
+            group.add_argument(
+                flag,
+                dest=f"{name}_layers",
+                nargs="+",
+                metavar="LAYER",
+                help=f"compare features at these layers in the {name} term, such as relu4_2",
+            )
 
 
 def _described(cls: Any) -> list[Any]:

@@ -5,16 +5,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jaxnst
-from jaxnst.app.options import (
-    add_preset_options,
-    add_recipe_options,
-    any_int,
-    number,
-    positive_int,
-    term_flags,
+from jaxnst.app.arguments import (
+    add_folder,
+    add_input,
+    add_options,
+    add_output,
+    add_pictures,
+    add_process_options,
+    add_quiet,
+    add_run_options,
+    add_style,
 )
+from jaxnst.app.options import any_int, number, positive_int, term_flags
 from jaxnst.app.output import one_line
-from jaxnst.formats import INPUT_RULES, KNOWN_FILES
+from jaxnst.formats import KNOWN_FILES
+from jaxnst.recipes import Recipe
 from jaxnst.texture import texture_recipe
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
@@ -39,49 +44,82 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
     parser = _Parser(prog="jaxnst", description=jaxnst.__doc__)
     parser.add_argument("--version", action="version", version=f"jaxnst {jaxnst.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    for add in (_add_transfer, _add_texture, _add_demo, _add_sweep, _add_batch):
+        add(commands, recipe)
+    _add_weights(commands)
+    return parser
 
-    transfer = commands.add_parser("transfer", help="give a picture the style of others")
-    transfer.add_argument("content", type=Path, metavar="CONTENT")
-    transfer.add_argument(
-        "style", type=Path, nargs="+", metavar="STYLE", help="several are blended"
+
+def _command(commands: Any, name: str, arguments: str, help: str) -> argparse.ArgumentParser:
+    """Add a command, whose `--help` shows its arguments in one line and says what it does."""
+    usage = f"jaxnst {name} {arguments} [OPTION ...]"
+    description = f"{help[0].upper()}{help[1:]}."
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, usage=usage, description=description
     )
-    transfer.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
-    transfer.set_defaults(command="transfer")
+    command.set_defaults(command=name)
+    return command
 
-    texture = commands.add_parser("texture", help="make a texture that looks like pictures")
-    texture.add_argument("style", type=Path, nargs="+", metavar="STYLE", help="several are blended")
-    texture.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+
+def _add_transfer(commands: Any, recipe: Recipe) -> None:
+    transfer = _command(
+        commands,
+        "transfer",
+        "CONTENT STYLE [STYLE ...] -o OUT",
+        "give a picture the style of others",
+    )
+    add_pictures(transfer)
+    add_output(transfer)
+    add_options(transfer, recipe, add_run_options)
+
+
+def _add_texture(commands: Any, _: Recipe) -> None:
+    texture = _command(
+        commands, "texture", "STYLE [STYLE ...] -o OUT", "make a texture that looks like pictures"
+    )
+    add_style(texture)
+    add_output(texture)
     texture.add_argument(
         "--shape",
         type=positive_int,
         nargs=2,
         metavar=("H", "W"),
-        help="height and width in pixels (a square of --size, which is the size of STYLE)",
+        help="make it H pixels high and W wide (a square of --size, which is the size of STYLE)",
     )
     texture.add_argument(
         "--tileable",
         dest="padding",
         action="store_const",
         const="circular",
-        help="copies of it side by side show no seam",
+        help="make copies of it fit side by side without a seam",
     )
     # The recipe is its own, and there is no content.
-    texture.set_defaults(command="texture", recipe=texture_recipe(), preset="default")
+    texture.set_defaults(recipe=texture_recipe(), preset="default")
     texture.set_defaults(contents=[], color="style", init=None)
+    add_options(texture, texture_recipe(), add_run_options, fixed=("init", "padding"))
 
-    demo = commands.add_parser("demo", help="make a picture from the two that come along")
-    demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), metavar="OUT")
+
+def _add_demo(commands: Any, recipe: Recipe) -> None:
+    demo = _command(commands, "demo", "[-o OUT]", "make a picture from the two that come along")
+    add_output(demo, default=Path("demo.png"))
     # What two cores can do in about two minutes, compilation included.
     demo.set_defaults(command="transfer", content=DEMO / "content.jpg", style=[DEMO / "style.jpg"])
     demo.set_defaults(recipe_defaults={"size": 320, "num_steps": 80})
+    add_options(demo, recipe, add_run_options)
 
-    sweep = commands.add_parser(
-        "sweep", help="make a picture for each of several weights, and a page to walk through them"
+
+def _add_sweep(commands: Any, recipe: Recipe) -> None:
+    sweep = _command(
+        commands,
+        "sweep",
+        "CONTENT STYLE [STYLE ...] -o DIR",
+        "make a picture for each of several weights, and a page to walk through them",
     )
-    sweep.add_argument("content", type=Path, metavar="CONTENT")
-    sweep.add_argument("style", type=Path, nargs="+", metavar="STYLE", help="several are blended")
-    _add_folder(sweep)
-    axes = sweep.add_argument_group("what varies; of several, all combinations are made")
+    add_pictures(sweep)
+    add_folder(sweep)
+    axes = sweep.add_argument_group(
+        "what varies", "Give one or more of these; a picture is made for each combination."
+    )
     for name, flag in term_flags(recipe, "weights").items():
         axes.add_argument(
             flag,
@@ -89,30 +127,35 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
             type=number,
             nargs="+",
             metavar="X",
-            help="coefficients in the loss",
+            help=f"weigh the {name} term of the loss by each X",
         )
-    axes.add_argument("--seeds", type=any_int, nargs="+", metavar="N", help="seeds of the noise")
-    sweep.set_defaults(command="sweep")
+    axes.add_argument(
+        "--seeds", type=any_int, nargs="+", metavar="N", help="draw the noise from each seed"
+    )
+    add_options(sweep, recipe, add_process_options)
 
-    batch = commands.add_parser("batch", help="give all pictures of folders the style of others")
-    batch.add_argument(
-        "contents", type=Path, nargs="+", metavar="CONTENTS", help="pictures, or folders of them"
+
+def _add_batch(commands: Any, recipe: Recipe) -> None:
+    batch = _command(
+        commands,
+        "batch",
+        "CONTENTS [CONTENTS ...] --styles STYLE [STYLE ...] -o DIR",
+        "give all pictures of folders the style of others",
     )
     batch.add_argument(
-        "--styles",
-        dest="style",
+        "contents",
         type=Path,
         nargs="+",
-        required=True,
-        metavar="STYLE",
-        help="several are blended",
+        metavar="CONTENTS",
+        help="pictures to give the style, or folders of them",
     )
-    _add_folder(batch)
+    add_style(batch, "--styles", dest="style", required=True)
+    add_folder(batch)
     batch.add_argument(
         "--suffix",
         choices=(".png", ".jpg", ".webp"),
         default=".png",
-        help="of results (%(default)s)",
+        help="write results as files of this kind (%(default)s)",
     )
     batch.add_argument(
         "--multiple",
@@ -122,141 +165,31 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
         help="round the side that --fit does not name to a multiple of N pixels, so that pictures "
         "of many proportions have few shapes to compile (%(default)s: keep proportions)",
     )
-    batch.set_defaults(command="batch")
+    add_options(batch, recipe, add_process_options)
 
-    for command in (transfer, demo, sweep):
-        _add_masks(command)
-    for command in (transfer, texture, demo, sweep, batch):
-        command.add_argument(
-            "--blend",
-            type=number,
-            nargs="+",
-            metavar="X",
-            help="share of each style where several are blended (all equal)",
-        )
-        command.add_argument("--quiet", action="store_true", help="show no progress")
-        command.add_argument(
-            "--params", type=Path, metavar="FILE", help="a VGG19 file of your own (the bundled one)"
-        )
-        _add_input(command)
-        if command in (transfer, texture, demo):
-            _add_run_options(command)
-        else:
-            _add_process_options(command)
-        if command is texture:
-            add_recipe_options(command, texture_recipe(), fixed=("init", "padding"))
-        else:
-            add_preset_options(command)
-            add_recipe_options(command, recipe)
 
+def _add_weights(commands: Any) -> None:
     weights = commands.add_parser("weights", help="list, inspect, convert and fetch VGG19 files")
     actions = weights.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
-    action = actions.add_parser("list", help="what is bundled, cached, and can be fetched")
+    action = actions.add_parser("list", help="show what is bundled, cached, and can be fetched")
     action.set_defaults(command="weights list")
-    action = actions.add_parser("info", help="what a file is, without loading it")
+    action = actions.add_parser("info", help="show what a file is, without loading it")
     action.add_argument("file", type=Path, metavar="FILE")
     action.set_defaults(command="weights info")
     action = actions.add_parser("verify", help="load a file whole and compare its checksum")
     action.add_argument("file", type=Path, metavar="FILE")
-    _add_input(action)
+    add_input(action)
     action.set_defaults(command="weights verify")
     action = actions.add_parser("convert", help="write a file as .safetensors or as .h5 of jaxnst")
     action.add_argument("file", type=Path, metavar="IN")
     action.add_argument("output", type=Path, metavar="OUT")
     action.add_argument(
-        "--quantize", action="store_true", help="to 8 bits, a quarter of the size as .h5"
+        "--quantize", action="store_true", help="round to 8 bits, a quarter of the size as .h5"
     )
-    _add_input(action)
+    add_input(action)
     action.set_defaults(command="weights convert")
     action = actions.add_parser("fetch", help="download a published file and print its path")
     fetchable = [name for name, known in KNOWN_FILES.items() if known.url]
     action.add_argument("name", choices=fetchable, metavar="|".join(fetchable))
-    action.add_argument("--quiet", action="store_true", help="show no progress")
+    add_quiet(action)
     action.set_defaults(command="weights fetch")
-    return parser
-
-
-def _add_masks(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("regions")
-    group.add_argument(
-        "--masks",
-        type=Path,
-        nargs="+",
-        metavar="MASK",
-        help="for each style, a picture that is white where the content takes that style",
-    )
-    group.add_argument(
-        "--style-masks",
-        type=Path,
-        nargs="+",
-        metavar="MASK",
-        help="for each style, a picture that is white where that style is taken from",
-    )
-
-
-def _add_input(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--input",
-        choices=tuple(INPUT_RULES),
-        help="what the network wants of its input, where the file does not tell",
-    )
-
-
-def _add_run_options(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("while it runs and afterwards")
-    how = group.add_mutually_exclusive_group()
-    how.add_argument(
-        "--resume", action="store_true", help="go on with a run that was interrupted or killed"
-    )
-    how.add_argument("--restart", action="store_true", help="discard that run and start again")
-    group.add_argument(
-        "--checkpoint-seconds",
-        type=number,
-        default=60.0,
-        metavar="X",
-        help="how often the state is saved, 0 for only at Ctrl-C (%(default)g)",
-    )
-    group.add_argument(
-        "--save-every",
-        type=positive_int,
-        metavar="N",
-        help="keep the picture after each N evaluations as OUT_N",
-    )
-    group.add_argument(
-        "--animation", type=Path, metavar="FILE", help="make a .gif or .webp of the whole run"
-    )
-    group.add_argument(
-        "--plot", type=Path, metavar="FILE", help="plot the losses (needs jaxnst[plot])"
-    )
-
-
-def _add_folder(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="a new folder, or that of the same job, which then goes on",
-    )
-    command.add_argument(
-        "--lane-batch",
-        type=positive_int,
-        metavar="N",
-        help="how many pictures run at once, over all devices of a process",
-    )
-    command.add_argument(
-        "--restart", action="store_true", help="replace what an earlier job has left in DIR"
-    )
-
-
-def _add_process_options(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("several processes at one job, see docs/devices.md")
-    group.add_argument(
-        "--distributed", action="store_true", help="share the work with the other processes"
-    )
-    group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="of process 0, where JAX does not find out"
-    )
-    group.add_argument("--num-processes", type=positive_int, metavar="N", help="how many there are")
-    group.add_argument("--process-id", type=any_int, metavar="I", help="which this is, from 0")
