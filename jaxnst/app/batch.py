@@ -1,7 +1,7 @@
-"""A batch: each picture of some folders is given the style.
+"""Give each picture of some folders the style.
 
-Pictures of one shape run one after the other, so that each shape is compiled once; while some are
-computed, the next are read and the last are written.
+Pictures of one shape run one after the other, so that each shape is compiled once. While some
+pictures are computed, the next ones are read and the last ones are written.
 """
 
 import os
@@ -37,30 +37,30 @@ from jaxnst.vgg import Params, min_size
 
 
 class Content(NamedTuple):
-    """A picture to be worked on."""
+    """A picture to give the style, or the reason why it cannot be."""
 
     path: Path
-    output: str  #: the result's path within the job's folder, with slashes
-    error: str | None = None  #: why it cannot be worked on
+    output: str  #: the path of the result within the job's folder, with slashes
+    error: str | None = None  #: the reason why it cannot be read
 
 
 def find_contents(
     paths: Sequence[Path], suffix: str, *, output: Path | None = None
 ) -> list[Content]:
-    """Return all pictures that are named, and all in folders that are named, in a fixed order.
+    """Return the given pictures and all pictures in the given folders, in a fixed order.
 
-    A result is called as its content is, but for the suffix. Where two would be called the same,
-    the contents' suffixes stay as parts of the names. Folders within folders are kept. Pictures of
-    kinds that are not read, and folders that cannot be, are there with an `error`.
+    A result has the name of its content with another suffix. Where two results would have the same
+    name, the suffix of the content stays in the name. Subfolders are kept. A picture of a kind that
+    jaxnst does not read, or a folder that it cannot read, is returned with an `error`.
 
     Args:
-        paths: of pictures and of folders.
-        suffix: of the results, such as ".png".
-        output: the folder of the results, which are no contents.
+        paths: pictures and folders.
+        suffix: the suffix of the results, such as ".png".
+        output: the folder of the results, in which no contents are looked for.
 
     Raises:
-        FileNotFoundError: a path that does not exist.
-        ValueError: two results would still be called the same; there are no pictures; or a path is
+        FileNotFoundError: a path does not exist.
+        ValueError: two results would still have the same name, there are no pictures, or a path is
             a pipe or a device.
     """
     found: dict[Path, Path] = {}  # the path within its folder, by the path
@@ -120,14 +120,14 @@ def _shortened(text: str) -> str:
 
 
 def _common(names: dict[Path, Path]) -> list[Path]:
-    """Return keys whose names collide."""
-    # Some file systems do not tell capital letters from small ones.
+    """Return the keys whose names are the same."""
+    # Some file systems do not distinguish capital letters from small ones.
     count = Counter(str(name).lower() for name in names.values())
     return [path for path, name in names.items() if count[str(name).lower()] > 1]
 
 
 class Loaded(NamedTuple):
-    """A content that is ready to be worked on."""
+    """A content that was read."""
 
     entry: Entry
     image: np.ndarray[Any, Any]
@@ -136,16 +136,17 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchJob:
-    """Contents, and what all of their pictures have in common.
+    """Contents, and what all of their results have in common.
 
     Attributes:
-        contents: this process's share, from `find_contents`.
+        contents: the share of this process, from `find_contents`.
         styles: the pictures with their shares.
         params: as for `style_transfer`.
         choice: the recipe, and how pictures are loaded.
         settings: see `jobs.Job`.
-        lanes: how many pictures of one shape run at once.
-        multiple: the pixels that a picture's other side is rounded to, see `load_image`.
+        lanes: number of pictures of one shape that run at once.
+        multiple: the other side of a picture is rounded to a multiple of this many pixels, as by
+            `load_image`.
     """
 
     contents: Sequence[Content]
@@ -158,11 +159,11 @@ class BatchJob:
 
     @property
     def count(self) -> int:
-        """Return the number of this process's pictures."""
+        """Return the number of pictures of this process."""
         return len(self.contents)
 
     def check(self) -> None:
-        """Check styles and recipe.
+        """Check the styles and the recipe.
 
         Raises:
             TypeError, ValueError: as for `style_transfer`.
@@ -176,10 +177,10 @@ class BatchJob:
     def make(
         self, is_done: IsDone, callback: Callback, stopped: Callable[[], bool]
     ) -> Iterator[Made]:
-        """Give each content the style, those of one shape one after the other.
+        """Give each content the style, and yield the results by shape.
 
-        A content that cannot be read is an error, and the others go on. Pictures in work are lost
-        when the job is stopped.
+        A content that cannot be read yields an error, and the others continue. When the job is
+        stopped, unfinished pictures are lost.
         """
         mesh = make_mesh(jax.local_devices()[: self.lanes])
         params = put(self.params, None, mesh)
@@ -190,7 +191,7 @@ class BatchJob:
                 if isinstance(group, Made):
                     yield group
                 elif stopped():
-                    break  # what was read before is not begun
+                    break  # before the next group begins
                 else:
                     began = time.perf_counter()
                     results = self._transfer(group, params, callback)
@@ -204,7 +205,7 @@ class BatchJob:
             readers.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, is_done: IsDone, content: Content) -> Loaded | Made:
-        """Read a content, unless it is done or cannot be read."""
+        """Read a content, or return why there is nothing to read: it is done, or an error."""
         geometry = self.choice.geometry
         multiple = 1 if geometry.crop else self.multiple
         entry: Entry = {
@@ -237,8 +238,8 @@ class BatchJob:
     ) -> list[TransferResult]:
         """Return the results of a group.
 
-        It is always filled up to the same number of lanes, so that one program serves all groups
-        and the last bits of a picture do not depend on which others it came with.
+        A group is filled up to the same number of lanes, so that one program serves all groups and
+        the last bits of a picture do not depend on the other pictures of its group.
         """
         filled = [*group, *[group[-1]] * (self.lanes - len(group))]
         contents = np.stack([loaded.image for loaded in filled])
@@ -256,7 +257,7 @@ class BatchJob:
 
 
 def _by_shape(contents: Sequence[Content]) -> list[Content]:
-    """Sort pictures by their proportions, so that those of one shape follow each other."""
+    """Sort pictures by their proportions, so that pictures of one shape are neighbours."""
 
     def proportions(content: Content) -> float:
         size = picture_size(content.path)
@@ -271,7 +272,7 @@ def _ahead(
     contents: Iterable[Content],
     lanes: int,
 ) -> Iterator[Loaded | Made]:
-    """Yield what is loaded, in order, some of it loaded before it is asked for."""
+    """Load contents in order, some of them in advance, and yield what was loaded."""
     pending: deque[Future[Loaded | Made]] = deque()
     rest = iter(contents)
     while True:
@@ -282,7 +283,7 @@ def _ahead(
 
 
 def _grouped(loads: Iterable[Loaded | Made], lanes: int) -> Iterator[list[Loaded] | Made]:
-    """Yield pictures of one shape that follow each other, `lanes` at a time; the rest as it is."""
+    """Yield neighbours of one shape as groups of `lanes` pictures, and the rest as it is."""
     group: list[Loaded] = []
     for loaded in loads:
         if isinstance(loaded, Made):

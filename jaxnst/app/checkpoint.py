@@ -1,4 +1,4 @@
-"""A run's state on disk, and the digest of arrays by which it is known again."""
+"""Save and restore the state of a run, and compute digests of arrays."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ _UNFINISHED = "unfinished.safetensors"
 
 
 def digest(tree: Any) -> str:
-    """Return the SHA-256 of a tree's structure and of its arrays' shapes, types and bytes."""
+    """Return the SHA-256 of a tree: of its structure and its arrays' shapes, types and bytes."""
     hashed = hashlib.sha256(str(jax.tree.structure(tree)).encode())
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)
@@ -45,15 +45,15 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def save(folder: Path, step: int, arrays: Mapping[str, Any], fingerprint: Fingerprint) -> None:
-    """Save named arrays; the last two states of a folder are kept.
+    """Save named arrays as a state, and keep the last two states of the folder.
 
-    A save that is cut off, even by SIGKILL, leaves the earlier states as they were.
+    If the process is killed during a save, earlier states stay as they were.
 
     Args:
-        folder: made if it does not exist.
-        step: any state of this step or a later one is replaced.
-        arrays: what to save.
-        fingerprint: what the state belongs to, each part by the name that a user knows.
+        folder: the folder, which is made if it does not exist.
+        step: number of the state; states of this step and later ones are removed.
+        arrays: the arrays to save.
+        fingerprint: describes the run to which the state belongs, by names that a user knows.
 
     Raises:
         OSError: the folder cannot be written to, for example on a full disk.
@@ -70,9 +70,9 @@ def save(folder: Path, step: int, arrays: Mapping[str, Any], fingerprint: Finger
     try:
         folder.mkdir(exist_ok=True)
         for later, path in _states(folder).items():
-            if later >= step:  # damaged, if the run went on from an earlier one
+            if later >= step:  # damaged, since the run continued from an earlier one
                 path.unlink()
-        # Not `save_file`, which leaves a file of some random name behind when it is killed.
+        # `save_file` would leave a file with a random name behind if the process is killed.
         tensors = {name: _bytes(array) for name, array in arrays.items()}
         unfinished.write_bytes(serialize(tensors, metadata))
         os.replace(unfinished, folder / f"state-{step}.safetensors")
@@ -87,8 +87,8 @@ def restore(folder: Path, fingerprint: Fingerprint) -> Arrays:
     """Return the newest state of a folder, or the one before it if the newest is damaged.
 
     Raises:
-        ValueError: there is none, none can be read, or it belongs to something else; the message
-            names the parts that differ.
+        ValueError: there is no state, no state can be read, or it belongs to another run; the
+            message then names the parts that differ.
     """
     reasons = []
     for step, path in sorted(_states(folder).items(), reverse=True):
@@ -122,7 +122,7 @@ def remove(folder: Path) -> None:
 
 
 def _states(folder: Path) -> dict[int, Path]:
-    """Return the files of whole states by their steps."""
+    """Return the files of complete states by their steps."""
     found = {path: _STATE.fullmatch(path.name) for path in folder.glob("state-*")}
     return {int(match[1]): path for path, match in found.items() if match}
 

@@ -1,7 +1,7 @@
-"""Jobs of many pictures in a folder: a job that is cut off goes on where it was.
+"""Run jobs that make many pictures in a folder, and that continue after they were cut off.
 
-A sweep's lanes and a batch's files are both a list of pictures to make. This is the one driver of
-both: it locks the folder, leaves alone what is done, saves each picture, and keeps the manifest.
+The lanes of a sweep and the files of a batch are both lists of pictures to make. One driver serves
+both: it locks the folder, skips finished pictures, saves each new one, and keeps the manifest.
 """
 
 import errno
@@ -30,57 +30,57 @@ from jaxnst.transfer import TransferResult
 Callback = Callable[[SweepProgress], object]
 IsDone = Callable[[Entry], bool]
 
-_POLL = 0.2  #: seconds between two looks at the other processes' files
+_POLL = 0.2  #: seconds between two checks of the other processes' files
 
 
 class Made(NamedTuple):
-    """A picture that a job has made; without result and error, one that was there already."""
+    """A picture that a job has made. Without result and error, it was there already."""
 
-    entry: Entry  #: its `output`, a path within the folder with slashes, and what it is made of
+    entry: Entry  #: its `output`, a path within the folder with slashes, and its sources
     result: TransferResult | None = None
-    error: str | None = None  #: why it could not be made
+    error: str | None = None  #: the reason why it could not be made
     alpha: Any = None  #: the content's opacity, if it has any
     seconds: float = 0.0
 
 
 class Job(Protocol):
-    """What a folder is filled with."""
+    """A list of pictures to make in a folder."""
 
     @property
     def settings(self) -> dict[str, str]:
-        """Return what an earlier start of the same job must have in common, by name."""
+        """Return values, by name, that an earlier start of the same job must share."""
 
     @property
     def count(self) -> int:
-        """Return the number of this process's pictures."""
+        """Return the number of pictures of this process."""
 
     def make(
         self, is_done: IsDone, callback: Callback, stopped: Callable[[], bool]
     ) -> Iterator[Made]:
-        """Make this process's pictures, but for those that are done, until the job is stopped.
+        """Make the pictures of this process that are not done, and yield all of them.
 
-        A true answer of the callback stops it, as in `sweep`.
+        The job ends early if the callback returns a true value, as in `sweep`.
         """
 
 
 def run_job(job: Job, folder: Path, *, restart: bool = False, quiet: bool = False) -> int:
-    """Do this process's share of a job and report it; return the exit status.
+    """Do the share of this process in a job, report it, and return the exit status.
 
     Args:
-        job: what to do, its input checked.
-        folder: of the pictures and the manifest.
-        restart: replace what an earlier job has left in the folder.
-        quiet: show no progress.
+        job: the job, whose input was checked.
+        folder: the folder of the pictures and the manifest.
+        restart: whether to replace what an earlier job has left in the folder.
+        quiet: whether to show no progress.
 
     Raises:
-        BlockingIOError: another job is at work in the folder.
+        BlockingIOError: another job is running in the folder.
         OSError: the folder cannot be written to.
-        ValueError: it holds something else.
+        ValueError: the folder holds something else.
     """
     check_folder(job, folder, restart=restart)
     folder.mkdir(exist_ok=True)
     with locked(folder) if is_first() else nullcontext():
-        # Again, since a job that has just ended may have filled it.
+        # Check again, since another job may have filled the folder and ended in between.
         manifest = check_folder(job, folder, restart=restart)
         if restart and is_first():
             manifest.discard()
@@ -104,7 +104,7 @@ def _wait_for_all(what: str) -> None:
 
 
 def check_folder(job: Job, folder: Path, *, restart: bool = False) -> Manifest:
-    """Check that a folder is new or of the same job, or of any job if that is to be replaced.
+    """Check that a folder is new or of the same job; with `restart`, of any job.
 
     Raises:
         OSError, ValueError: as for `Manifest.check`.
@@ -115,7 +115,7 @@ def check_folder(job: Job, folder: Path, *, restart: bool = False) -> Manifest:
 
 
 def _work(job: Job, manifest: Manifest, *, quiet: bool) -> int:
-    """Make pictures and save them, one while the next is computed; return the exit status."""
+    """Make pictures, save each while the next is computed, and return the exit status."""
     tally: Counter[str] = Counter()
     written: deque[Future[Entry | None]] = deque()
 
@@ -165,7 +165,7 @@ def _count(pictures: int) -> str:
 
 
 def _save(manifest: Manifest, made: Made) -> Entry | None:
-    """Save a picture, then its line in the manifest, which is returned; None if it was there."""
+    """Save a picture and append its line; return the line, or None if the picture was there."""
     entry, result = made.entry, made.result
     if result is None and made.error is None:
         return None
@@ -178,7 +178,7 @@ def _save(manifest: Manifest, made: Made) -> Entry | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(path, result.image, alpha=made.alpha)
-    except (OSError, ValueError) as error:  # a folder in its place, for one; the others go on
+    except (OSError, ValueError) as error:  # such as a folder in its place; other pictures continue
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         return manifest.append(entry | {"status": "failed", "error": str(error)})
@@ -189,10 +189,10 @@ def _save(manifest: Manifest, made: Made) -> Entry | None:
 
 
 def _merge_when_all_are_done(manifest: Manifest) -> None:
-    """Make one manifest of those of all processes, which wait for each other.
+    """Merge the manifests of all processes, which wait for each other.
 
-    They see it by the names of their files: a collective is given up after some minutes on CPUs,
-    and one process may have hours of work more than another.
+    They watch the names of each other's files. A collective operation of JAX would fail on CPUs
+    after some minutes, but one process may have hours of work more than another.
     """
     if is_first():
         while not all(manifest.has_finished(i) for i in range(1, jax.process_count())):

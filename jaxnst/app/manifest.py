@@ -1,7 +1,7 @@
-"""What a job of many pictures has done so far: a file of JSON lines in its folder.
+"""Record the finished pictures of a job, in a file of JSON lines in the job's folder.
 
-Each line stands for one picture, the last one of several for the same: what it was made of and how,
-and the checksum of the file, by which a job that is started again knows what need not be done.
+A line describes one picture: its sources, its settings, and the checksum of its file. A job that is
+started again leaves these pictures alone. Of several lines for one picture, the last one counts.
 """
 
 import json
@@ -23,23 +23,23 @@ from jaxnst.files import replacing
 Entry = dict[str, Any]
 
 _NAME, _PARTS = "manifest.jsonl", "manifest*.jsonl"
-_START = b'{"output": "'  #: of each line
+_START = b'{"output": "'  #: the first bytes of each line
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     return sha256(path.read_bytes()).hexdigest()
 
 
 def describe_run(path: Path, history: Mapping[str, Any], status: str, seconds: float) -> Entry:
-    """Return what a line says about a picture that was saved after a run.
+    """Return the part of a line that describes a run and the picture that it saved.
 
     Args:
-        path: of the picture.
-        history: by evaluation, as in `TransferResult`. The losses are those of the best
-            evaluation at the full size.
-        status: of the run, in words.
-        seconds: that it took.
+        path: the path of the picture.
+        history: as in `TransferResult`. The line has the losses of the best evaluation at the full
+            size.
+        status: the status of the run, in words.
+        seconds: the time that it took.
     """
     losses = np.where(history["size"] == history["size"][-1], history["loss"], np.inf)
     best = int(np.nanargmin(losses))
@@ -56,13 +56,14 @@ def describe_run(path: Path, history: Mapping[str, Any], status: str, seconds: f
 
 
 class Manifest:
-    """The manifest of a folder; several processes may each write lines of their own.
+    """The manifest of a folder. Several processes may each write lines of their own.
 
     Attributes:
-        folder: of the job.
-        process: the number of this one.
-        path: where this process appends its lines.
-        entries: all lines of all processes at the start, and this one's since, by `output`.
+        folder: the folder of the job.
+        process: the number of this process.
+        path: the file to which this process appends its lines.
+        entries: the lines that all processes had written at the start, and those of this process
+            since, by `output`.
 
     Raises:
         ValueError: the folder has a file of that name that jaxnst did not write.
@@ -81,15 +82,15 @@ class Manifest:
                     self.entries[entry["output"]] = entry
 
     def check(self, settings: Mapping[str, str] | None) -> None:
-        """Check that the folder is new, or holds nothing but an earlier start of the same job.
+        """Check that the folder is new, or holds only what the same job has left.
 
         Args:
-            settings: what both jobs must have in common, by name; None for any job of jaxnst.
+            settings: values, by name, in which both jobs must agree; None for any job of jaxnst.
 
         Raises:
-            ValueError: it holds something else, which pictures might overwrite.
-            FileNotFoundError: its parent folder does not exist.
-            FileExistsError: it is a file.
+            ValueError: the folder holds something else, which pictures might overwrite.
+            FileNotFoundError: the parent folder does not exist.
+            FileExistsError: the folder is a file.
         """
         quoted = repr(str(self.folder))
         if self.folder.exists() and not self.folder.is_dir():
@@ -100,7 +101,7 @@ class Manifest:
             )
         if not self.folder.exists():
             return
-        # One look, since other processes may be writing to it too.
+        # Listed once, since other processes may be writing to the folder too.
         there = [path.name for path in self.folder.iterdir()]
         if there and not any(fnmatch(name, _PARTS) for name in there):
             raise ValueError(f"{quoted} is not empty: give a new folder, or that of the same job")
@@ -115,34 +116,36 @@ class Manifest:
                 )
 
     def open(self) -> None:
-        """Make the folder and this process's file, if they do not exist."""
+        """Make the folder and the file of this process, if they do not exist."""
         self.folder.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # of an earlier start that did not come to its end
+        with suppress(
+            FileNotFoundError
+        ):  # unless an earlier start was cut off while processes waited
             self._finished(self.process).rename(self.path)
         self.path.touch()
 
     def close(self) -> None:
-        """Remove this process's file and the folder if there is nothing in them."""
+        """Remove the file of this process and the folder, if both are empty."""
         if not self.entries:
             self.path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty
                 self.folder.rmdir()
 
     def finish(self) -> None:
-        """Say to the other processes, by the name of the file, that this one has done its share."""
+        """Rename the file, which shows other processes that this one has done its share."""
         self.path.rename(self._finished(self.process))
 
     def has_finished(self, process: int) -> bool:
-        """Return whether a process has done its share, and `merge` has not been called since."""
+        """Return whether a process has called `finish`, and nobody has called `merge` since."""
         return self._finished(process).exists()
 
     def _finished(self, process: int) -> Path:
         return self.folder / f"manifest-{process:04}-finished.jsonl"
 
     def discard(self) -> None:
-        """Remove the pictures that the manifest lists, and leave an empty manifest.
+        """Remove the pictures that the manifest lists, and empty the manifest.
 
-        A picture that was changed since, and whatever lies outside the folder, stays.
+        Pictures that were changed since, and files outside the folder, stay.
         """
         inside = self.folder.resolve()
         for output, entry in self.entries.items():
@@ -150,14 +153,14 @@ class Manifest:
             if path.resolve().is_relative_to(inside) and _has_digest(path, entry):
                 path.unlink()
         if parts := _parts(self.folder):
-            (self.folder / _NAME).write_bytes(b"")  # by which the folder stays that of a job
+            (self.folder / _NAME).write_bytes(b"")  # which still marks the folder as that of a job
             for path in parts:
                 if path.name != _NAME:
                     path.unlink()
         self.entries.clear()
 
     def is_done(self, output: str, made_of: Mapping[str, Any]) -> bool:
-        """Return whether a picture was made, of just this, and is still there as it was."""
+        """Return whether a picture was made from the same things, and was not changed since."""
         entry = self.entries.get(output)
         return (
             entry is not None
@@ -167,7 +170,7 @@ class Manifest:
         )
 
     def append(self, entry: Entry) -> Entry:
-        """Add a line about a picture, with the versions and the time, and wait for the disk."""
+        """Append a line about a picture, with versions and time, and wait until it is on disk."""
         finished = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = {"output": entry["output"]} | entry  # in this order, see `_START`
         entry |= {"made_by": versions(), "finished": finished}
@@ -182,7 +185,7 @@ class Manifest:
         return entry
 
     def merge(self) -> None:
-        """Make one sorted file of those of all processes, once all have done their shares."""
+        """Merge the files of all processes into a sorted one, after all have called `finish`."""
         merged = Manifest(self.folder)
         lines = [json.dumps(merged.entries[output]) for output in sorted(merged.entries)]
         with replacing(self.folder / _NAME) as beside:
@@ -201,9 +204,9 @@ def _has_digest(path: Path, entry: Entry) -> bool:
 
 
 def _read(path: Path) -> list[Entry]:
-    """Return the lines of a file that jaxnst wrote, later ones in place of earlier ones.
+    """Return the entries of a file that jaxnst wrote; later lines replace earlier ones.
 
-    Half of a line, as a process that was killed may leave it, is no entry.
+    An incomplete line, which a process that was killed may leave, is skipped.
 
     Raises:
         ValueError: jaxnst did not write the file.
@@ -211,7 +214,7 @@ def _read(path: Path) -> list[Entry]:
     entries: dict[str, Entry] = {}
     try:
         content = path.read_bytes()
-    except FileNotFoundError:  # process 0 has discarded or merged it meanwhile
+    except FileNotFoundError:  # process 0 has discarded or merged it in the meantime
         return []
     for line in content.splitlines():
         try:

@@ -1,4 +1,4 @@
-"""The words of the command line: its commands, their arguments and options."""
+"""Parse the command line: its commands, their arguments and options."""
 
 import argparse
 from pathlib import Path
@@ -26,7 +26,7 @@ DEMO = Path(jaxnst.__file__).parent / "demo"
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose every complaint is one line and exit status 2."""
+    """A parser that refuses bad arguments in one line, with exit status 2."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)  # so that an option has one spelling
@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser(preset: str = "default") -> argparse.ArgumentParser:
     """Return the parser, with options for the terms of a preset.
 
-    What it parses has the command's name as `command`.
+    The attribute `command` of the parsed arguments has the name of the command.
     """
     recipe = jaxnst.preset(preset)
     parser = _Parser(prog="jaxnst", description=jaxnst.__doc__)

@@ -1,4 +1,4 @@
-"""What a run of the command line leaves on disk while it goes on, so that nothing is lost."""
+"""Keep on disk what a run needs to continue after it was cut off."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ from jaxnst.scales import TransferState
 
 _log = logging.getLogger(__name__)
 
-#: Frames of an animation, and the long side of each in pixels.
+#: Number of frames in an animation, and the long side of each in pixels.
 NUM_FRAMES = 60
 FRAME_SIZE = 512
 
@@ -33,13 +33,13 @@ _UNFINISHED = "unfinished-"
 
 
 def settings_of(choice: Choice) -> dict[str, str]:
-    """Return all numbers and choices of a recipe as texts, by the names of their options."""
+    """Return all settings of a recipe as texts, by the names of their options."""
     config, weights, geometry, color, rescale = choice
     settings = _fields(config) | _fields(config.objective) | _fields(geometry)
     for name in ("objective", "terms"):
         del settings[name]
     for name, term in config.objective.terms.items():
-        # A term's name alone may be that of a picture.
+        # The name of a term alone may also be that of a picture.
         settings |= {f"{name}_{key}": value for key, value in _fields(term).items()}
         settings[f"{name}_term"] = type(term)
     settings |= _fields(config.optimizer) | {"optimizer": type(config.optimizer)}
@@ -54,42 +54,42 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Write a setting so that it is the same in every process, functions by their names."""
+    """Return a setting as text that is the same in every process; functions by their names."""
     return str(getattr(value, "__qualname__", None) or repr(value))
 
 
 def fingerprint_of(
     pictures: checkpoint.Fingerprint, params: Any, choice: Choice
 ) -> checkpoint.Fingerprint:
-    """Return all that decides how a picture looks, each part by the name of its option."""
+    """Return all that determines how a picture looks, by the names of the options."""
     return settings_of(choice) | pictures | {"params": checkpoint.digest(params)}
 
 
 def versions() -> dict[str, str]:
-    """Return what decides about a picture's last bits besides."""
+    """Return the versions, which also determine the last bits of a picture."""
     return {"jaxnst": jaxnst.__version__, "jax": jax.__version__}
 
 
 @dataclasses.dataclass
 class Recorder:
-    """Saves states, the best picture, and frames, as it is given the records of a run.
+    """Saves states, pictures and frames during a run: call it with each record of the run.
 
-    All that is not finished lies in a folder beside the picture, under names that only jaxnst uses.
+    Unfinished files are in a folder beside the picture, under names that only jaxnst uses.
 
     Attributes:
-        output: the picture's path.
-        shape: (height, width) of the finished picture, which all that are written have.
-        fingerprint: what the states belong to.
+        output: the path of the picture.
+        shape: (height, width) of the finished picture and of all that are saved before.
+        fingerprint: describes the run to which the states belong.
         alpha: the content's opacity, if it has any.
-        color: what gives a picture its final colours, one of `COLORS`.
-        content: the image whose colours those may be.
+        color: how a picture gets its final colours, one of `COLORS`.
+        content: the content, whose colours these may be.
         wrap: whether the picture tiles the plane.
-        interval: seconds between two states; 0 for none but the last.
+        interval: seconds between two states; 0 saves only the last one.
         save_every: evaluations between two pictures that are kept; None for none.
         frame_every: evaluations between two frames of an animation; None for none.
-        latest: the last record whose loss was finite.
-        newest: the evaluation of the newest state that is saved.
-        saved: when one was last tried to be saved.
+        latest: the last record with a finite loss.
+        newest: the evaluation of the newest saved state.
+        saved: the time of the last attempt to save a state.
     """
 
     output: Path
@@ -108,7 +108,7 @@ class Recorder:
 
     @property
     def folder(self) -> Path:
-        """Return where the unfinished run lies."""
+        """Return the folder of the unfinished run."""
         return run_folder(self.output)
 
     @property
@@ -117,18 +117,18 @@ class Recorder:
         return self.newest or 0 if self.latest is None else self.latest.evaluation
 
     def kept(self, evaluation: int, num_steps: int) -> Path:
-        """Return the path of the picture that is kept after so many evaluations."""
+        """Return the path of the picture that is kept after this many evaluations."""
         digits = len(str(num_steps))
         return self.output.with_name(
             f"{self.output.stem}_{evaluation:0{digits}}{self.output.suffix}"
         )
 
     def __call__(self, progress: Progress) -> None:
-        """Save what is due, once a loss was finite."""
+        """Save what is due, provided that some loss was finite."""
         if not np.isfinite(progress.history["loss"]).any():
             return
         if self.latest is None and self.newest is None:
-            self.remove()  # an earlier run, which is thrown away only now that this one works
+            self.remove()  # the earlier run is removed only now that this one works
         self.latest = progress
         if self.save_every and progress.evaluation % self.save_every == 0:
             kept = self.kept(progress.evaluation, progress.num_steps)
@@ -143,14 +143,14 @@ class Recorder:
         if self.latest is None:
             return False
         there = _attempt(self.save_picture, self.output, self.latest.x)
-        # To save a state again would first remove the one that is there.
+        # Saving the same state again would first remove the one on disk.
         if self.newest != self.latest.evaluation:
             _attempt(self.save_state, self.latest)
         self.saved = time.monotonic()
         return there
 
     def save_state(self, progress: Progress) -> None:
-        """Save the state, from which `resume` goes on."""
+        """Save the state from which `resume` continues."""
         state = progress.state
         arrays = {"scale": state.scale, "evaluations_before": state.evaluations_before}
         arrays |= {f"leaf {i}": leaf for i, leaf in enumerate(state.leaves)}
@@ -162,7 +162,7 @@ class Recorder:
         """Return the newest state.
 
         Raises:
-            ValueError: there is none, or it belongs to something else.
+            ValueError: there is no state, or it belongs to another run.
         """
         arrays = checkpoint.restore(self.folder, self.fingerprint | versions())
         history = {
@@ -175,10 +175,10 @@ class Recorder:
         return TransferState(int(arrays["scale"]), arrays["evaluations_before"], leaves, history)
 
     def save_last_picture(self, image: Any) -> None:
-        """Save the finished picture, in another place if its own cannot be written to.
+        """Save the finished picture, in a temporary folder if `output` cannot be written.
 
         Raises:
-            OSError: its own cannot be; the message names the other place.
+            OSError: `output` cannot be written; the message names the temporary folder.
         """
         try:
             self.save_picture(self.output, image)
@@ -190,16 +190,16 @@ class Recorder:
             raise OSError(f"{error}; the finished picture is {str(elsewhere)!r}") from error
 
     def save_picture(self, path: Path, image: Any) -> None:
-        """Save a picture, enlarged to its final shape, in its final colours."""
+        """Save a picture in its final shape and colours."""
         image, alpha = self.finished(image, self.shape), self.alpha
         if alpha is not None and not keeps_opacity(path):  # `save_image` would warn each time
             image, alpha = image * alpha[..., None] + (1 - alpha[..., None]), None
         self.put(path, lambda beside: save_image(beside, image, alpha=alpha))
 
     def put(self, path: Path, write: Callable[[Path], object]) -> None:
-        """Write a file within the run's folder, then put it in its place.
+        """Write a file in the folder of the run, then move it to its place.
 
-        So a process that is killed leaves no half of a file in the user's folder.
+        A process that is killed therefore leaves no incomplete file in the user's folder.
         """
         check_target(path, (path.suffix.lower(),))
         self.folder.mkdir(exist_ok=True)
@@ -209,12 +209,12 @@ class Recorder:
             move_into_place(whole, path)
         except OSError as error:
             whole.unlink(missing_ok=True)
-            # The name that the user knows.
+            # With the name that the user knows.
             reason = error.strerror or error
             raise OSError(f"{str(path)!r} cannot be written: {reason}") from error
 
     def save_frame(self, image: Any, evaluation: int) -> None:
-        """Save a frame, without loss, for the animation at the end."""
+        """Save a frame for the animation, in a lossless file."""
         ratio = min(1.0, FRAME_SIZE / max(self.shape))
         shape = tuple(max(1, round(side * ratio)) for side in self.shape)
         self.folder.mkdir(exist_ok=True)
@@ -226,16 +226,16 @@ class Recorder:
         return COLORS[self.color].finish(resize(image, *shape, wrap=self.wrap), content)
 
     def frames(self) -> Iterator[np.ndarray[Any, Any]]:
-        """Return all frames so far, those of a run that was cut off included."""
+        """Yield all frames so far, including those from before a run was cut off."""
         for path in sorted(self.folder.glob(_FRAMES)):
             yield np.asarray(load_image(path))
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Make the folder and lock it; at the end remove it, unless it holds a state to go on from.
+        """Make the folder and lock it; remove it in the end, unless it holds a state.
 
         Raises:
-            BlockingIOError: another process makes the same picture.
+            BlockingIOError: another process is making the same picture.
         """
         self.folder.mkdir(exist_ok=True)
         with locked(self.folder):
@@ -248,7 +248,7 @@ class Recorder:
                     self.folder.rmdir()
 
     def remove(self) -> None:
-        """Remove the unfinished run, and nothing that someone else may have put there."""
+        """Remove the files of the unfinished run, and no others."""
         checkpoint.remove(self.folder)
         for pattern in (_FRAMES, f"{_UNFINISHED}*"):
             for path in self.folder.glob(pattern):
@@ -256,19 +256,19 @@ class Recorder:
 
 
 def run_folder(output: Path) -> Path:
-    """Return where the state of an unfinished run lies, beside its picture."""
+    """Return the folder for the state of an unfinished run, beside its picture."""
     return output.with_name(f"{output.name}.run")
 
 
 def is_unfinished(output: Path) -> bool:
-    """Return whether there is a state to go on from."""
+    """Return whether there is a state from which a run can continue."""
     return checkpoint.has_checkpoint(run_folder(output))
 
 
 def _attempt(save: Callable[..., object], *args: Any) -> bool:
-    """Save something; if that fails, as on a full disk, warn and return False.
+    """Save something, and return whether it worked; warn if not, as on a full disk.
 
-    The run goes on, and what cannot be saved now may be saved the next time.
+    The run continues, and the next attempt to save may succeed.
     """
     try:
         save(*args)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as events that a loop can check, so that it ends cleanly."""
+"""Turn Ctrl-C, SIGTERM and SIGHUP into events that a loop can check to end cleanly."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Handler:
-    """Sets flags at the first Ctrl-C and leaves the second to the previous handler."""
+    """Sets flags at the first Ctrl-C; the previous handler receives the second one."""
 
     def __init__(self, previous: Any) -> None:
         self.previous = previous
@@ -24,7 +24,7 @@ class _Handler:
 def interruptible() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C sets. A second Ctrl-C raises KeyboardInterrupt.
 
-    In nested blocks, the first Ctrl-C sets the events of both.
+    In nested blocks, the first Ctrl-C sets the events of both blocks.
     """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -32,7 +32,7 @@ def interruptible() -> Iterator[threading.Event]:
         return
     previous = signal.getsignal(signal.SIGINT)
     if previous in (signal.SIG_IGN, None):
-        yield flag  # background jobs ignore Ctrl-C; None is a handler set by C code
+        yield flag  # a background job ignores Ctrl-C; None is a handler that C code set
         return
     handler = previous if isinstance(previous, _Handler) else _Handler(previous)
     handler.flags.append(flag)
@@ -47,7 +47,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 @contextmanager
 def terminable() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM and SIGHUP set, from a scheduler or a closed terminal."""
+    """Yield an event that SIGTERM and SIGHUP set, as a scheduler or a closed terminal send them."""
     terminated = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield terminated
