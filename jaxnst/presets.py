@@ -133,7 +133,9 @@ def _crowsonkb() -> Recipe:
     # can load; the features of the bundled one are larger, so that tv counts less. Departs in what
     # is added to covariances, which changes distances by less than 1 %: see `wasserstein_gaussian`.
     style = Style(statistic=mean_and_covariance, distance=wasserstein_gaussian)
-    objective = Objective(_terms(style, variation=nine_point_variation))
+    objective = Objective(
+        _terms(style, variation=nine_point_variation), padding=("replicate", "zero")
+    )
     # Departs in the average of images, which there begins with the first image of each scale.
     adam = Adam(learning_rate=0.02, b2=0.99, average=0.99, clamp=True)
     config = TransferConfig(

@@ -105,6 +105,7 @@ def test_the_command_rescales_for_the_preset_of_the_paper(words, rescales, small
     assert_close(network_of(choice, inputs, short), expected)
     styles = rescale_params([paint], short) if rescales else short
     assert_close(network_of(choice, inputs._replace(content=None), short), styles)
+    assert_close(network_of(choice, inputs, short, texture=True), styles)
 
 
 def test_the_command_rescales_on_the_pictures_that_it_transfers(small, paint, short):

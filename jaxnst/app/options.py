@@ -88,8 +88,8 @@ def add_preset_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rescale",
         action=argparse.BooleanOptionalAction,
-        help="rescale the network to mean activations of 1 on the pictures, in a batch on the "
-        f"styles (only for {', '.join(RESCALED)})",
+        help="rescale the network to mean activations of 1 on the pictures, in a batch or for a "
+        f"texture on the styles (only for {', '.join(RESCALED)})",
     )
 
 
