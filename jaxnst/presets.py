@@ -72,8 +72,9 @@ def _article() -> Recipe:
 
 
 def _gatys2016() -> Recipe:
-    # Gatys, Ecker & Bethge 2016. The paper's layers are after the ReLU. Its network is rescaled, by
-    # `rescale_params`: on the pictures of the transfer, where the paper took many photographs.
+    # Gatys, Ecker & Bethge 2016. The paper's layers are after the ReLU. Departs from the paper in
+    # the network, which is used as it is. On the paper's, which `rescale_params` makes, the content
+    # outweighs the style a hundred times in these equations, and the picture is the photograph.
     objective = Objective(_terms(content=Content(distance=half_squared_error)), pooling="average")
     # Equation 4 divides Σ(G-A)² by 4·N²·M². Our Gram matrices are divided by M, and their distance
     # is a mean over N² entries, so only the 1/4 is missing.
@@ -133,7 +134,9 @@ def _crowsonkb() -> Recipe:
     # can load; the features of the bundled one are larger, so that tv counts less. Departs in what
     # is added to covariances, which changes distances by less than 1 %: see `wasserstein_gaussian`.
     style = Style(statistic=mean_and_covariance, distance=wasserstein_gaussian)
-    objective = Objective(_terms(style, variation=nine_point_variation))
+    objective = Objective(
+        _terms(style, variation=nine_point_variation), padding=("replicate", "zero")
+    )
     # Departs in the average of images, which there begins with the first image of each scale.
     adam = Adam(learning_rate=0.02, b2=0.99, average=0.99, clamp=True)
     config = TransferConfig(
@@ -195,9 +198,6 @@ GEOMETRY = {
     "gatys-pytorch": Geometry(size=800),
 }
 
-#: Presets for which the command line rescales the network, as their authors did.
-RESCALED = ("gatys2016",)
-
 
 def preset(name: str) -> Recipe:
     """Return a recipe: a published one, or jaxnst's own.
@@ -207,8 +207,8 @@ def preset(name: str) -> Recipe:
 
             - "default": jaxnst's own, from coarse to fine.
             - "article": the 256-pixel recipe of many tutorials.
-            - "gatys2016": Gatys, Ecker & Bethge, CVPR 2016. Their network is rescaled, so pass
-              `params=rescale_params([content, style], load_params())`.
+            - "gatys2016": Gatys, Ecker & Bethge, CVPR 2016, on the plain network. For theirs, pass
+              `params=rescale_params([content, style], load_params())`, and more style weight.
             - "gatys-pytorch": L. Gatys' own code for PyTorch, at 512 and then 800 pixels.
             - "neural-style": J. Johnson's neural-style.
             - "anishathalye": A. Athalye's neural-style.

@@ -6,11 +6,18 @@ from operator import add
 
 import jax.numpy as jnp
 
+from jaxnst.convolution import Padding
 from jaxnst.losses import mean_features
 from jaxnst.vgg import CONV_SHAPES, Image, Params, extract_features
 
 
-def rescale_params(images: Sequence[Image], params: Params, *, pooling: str = "average") -> Params:
+def rescale_params(
+    images: Sequence[Image],
+    params: Params,
+    *,
+    pooling: str = "average",
+    padding: Padding = "zero",
+) -> Params:
     """Rescale each filter so that its mean activation is 1 on the given pictures.
 
     Gatys, Ecker & Bethge 2016, section 2. The mean is over the positions of each picture, and then
@@ -24,6 +31,7 @@ def rescale_params(images: Sequence[Image], params: Params, *, pooling: str = "a
             filter that is nearly silent here would be amplified much.
         params: from `load_params`.
         pooling: of the network that will use the result.
+        padding: of the same.
 
     Returns:
         New params. A filter that is silent on all pictures is kept as it is.
@@ -44,7 +52,9 @@ def rescale_params(images: Sequence[Image], params: Params, *, pooling: str = "a
         raise ValueError("images must hold one or more pictures, not none")
     layers = {conv: conv.replace("conv", "relu") for conv in CONV_SHAPES if conv in params}
     seen = [
-        extract_features(image, params, layers=tuple(layers.values()), pooling=pooling)
+        extract_features(
+            image, params, layers=tuple(layers.values()), pooling=pooling, padding=padding
+        )
         for image in images
     ]
     rescaled, inputs = dict(params), jnp.ones(3)

@@ -12,7 +12,7 @@ from jaxnst.app import options
 from jaxnst.app.parser import make_parser
 from jaxnst.images import Geometry
 from jaxnst.optimizers import OPTIMIZERS, Adam, Lbfgs
-from jaxnst.presets import GEOMETRY, PRESETS, RESCALED, preset
+from jaxnst.presets import GEOMETRY, PRESETS, preset
 from jaxnst.recipes import Recipe, TransferConfig
 
 
@@ -60,7 +60,7 @@ def test_without_options_the_recipe_is_the_preset(name: str) -> None:
         *preset(name),
         GEOMETRY.get(name, Geometry()),
         "style",
-        name in RESCALED,
+        False,
     )
 
 

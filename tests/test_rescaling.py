@@ -94,17 +94,18 @@ def test_it_needs_a_picture(params):
 
 
 @pytest.mark.parametrize(
-    ("words", "rescales"),
-    [("", True), ("--preset pastiche", False), ("--no-rescale", False), ("--rescale", True)],
+    ("words", "rescales"), [("", False), ("--rescale", True), ("--rescale --pooling max", True)]
 )
-def test_the_command_rescales_for_the_preset_of_the_paper(words, rescales, small, paint, short):
+def test_the_command_rescales_on_request(words, rescales, small, paint, short):
     words = ["transfer", "c", "s", "-o", "o", "--preset", "gatys2016", *words.split()]
     choice = choose(make_parser("gatys2016").parse_args(words))
     inputs = Inputs(small, [Picture(paint)])
-    expected = rescale_params([small, paint], short) if rescales else short
+    pooling = {"pooling": choice.config.objective.pooling}
+    expected = rescale_params([small, paint], short, **pooling) if rescales else short
     assert_close(network_of(choice, inputs, short), expected)
-    styles = rescale_params([paint], short) if rescales else short
+    styles = rescale_params([paint], short, **pooling) if rescales else short
     assert_close(network_of(choice, inputs._replace(content=None), short), styles)
+    assert_close(network_of(choice, inputs, short, texture=True), styles)
 
 
 def test_the_command_rescales_on_the_pictures_that_it_transfers(small, paint, short):
@@ -122,11 +123,11 @@ def test_the_command_uses_the_rescaled_network(small, paint, short, tmp_path):
     words = "--preset gatys2016 --content-layers relu1_2 --style-layers relu1_1 --num-steps 2"
     words += " --optimizer adam --learning-rate 0.1"
     made = {}
-    for flag in ("--rescale", "--no-rescale"):
+    for flag in ("--rescale", "--quiet"):
         out, weights = tmp_path / f"{flag}.png", ("--params", tmp_path / "short.safetensors")
         outcome = call(
             "transfer", *(tmp_path / n for n in files), f"-o={out}", *weights, *words.split(), flag
         )
         assert outcome.status == 0, outcome.err
         made[flag] = np.asarray(load_image(out))
-    assert np.abs(made["--rescale"] - made["--no-rescale"]).max() > 0.01
+    assert np.abs(made["--rescale"] - made["--quiet"]).max() > 0.01

@@ -78,7 +78,7 @@ def _transfer(options: argparse.Namespace) -> int:
         check_not_read((recorder.kept(step, num_steps) for step in steps), paths_of(options))
     keep_compiled_programs()
     sources = recolored(color, inputs.content, inputs.styles)
-    network = network_of(choice, inputs, params)
+    network = network_of(choice, inputs, params, texture=options.command == "texture")
     problem = make_problem(
         *sources, params=network, weights=weights, config=config, **inputs.transfer
     )

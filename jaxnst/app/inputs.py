@@ -164,16 +164,20 @@ def recolored(color: str, content: Any, styles: Sequence[Picture]) -> tuple[Any,
     return content, [s._replace(image=image) for s, image in zip(styles, images, strict=True)]
 
 
-def network_of(choice: Choice, inputs: Inputs, params: Params) -> Params:
-    """Return the params, rescaled on the pictures if the recipe says so."""
+def network_of(choice: Choice, inputs: Inputs, params: Params, *, texture: bool = False) -> Params:
+    """Return the params, rescaled if the recipe says so: on the styles, and on the content if any.
+
+    The content of a texture is blank, and does not count.
+    """
     if not choice.rescale:
         return params
     pictures = [style.image for style in inputs.styles]
-    if inputs.content is not None:
+    if inputs.content is not None and not texture:
         content, styles = recolored(choice.color, inputs.content, inputs.styles)
         pictures = [content, *(style.image for style in styles)]
-    rescale = jax.jit(partial(rescale_params, pooling=choice.config.objective.pooling))
-    rescaled: Params = rescale(pictures, params)
+    objective = choice.config.objective
+    rescale = partial(rescale_params, pooling=objective.pooling, padding=objective.padding)
+    rescaled: Params = jax.jit(rescale)(pictures, params)
     return rescaled
 
 

@@ -13,7 +13,7 @@ from jaxnst.images import Geometry
 from jaxnst.loss_weights import LossWeights
 from jaxnst.objective import Objective
 from jaxnst.optimizers import OPTIMIZERS
-from jaxnst.presets import GEOMETRY, PRESETS, RESCALED, preset
+from jaxnst.presets import GEOMETRY, PRESETS, preset
 from jaxnst.recipes import Recipe, TransferConfig
 
 FLOAT32_MAX = 3.4028234e38
@@ -96,9 +96,9 @@ def add_rescaling(group: Any) -> None:
     """Add `--rescale` to a group of options."""
     group.add_argument(
         "--rescale",
-        action=argparse.BooleanOptionalAction,
-        help="rescale the network to mean activations of 1 on the pictures, in a batch on the "
-        f"styles (only for {', '.join(RESCALED)})",
+        action="store_true",
+        help="rescale the network to mean activations of 1 on the pictures, in a batch or for a "
+        "texture on the styles (Gatys et al. 2016, section 2)",
     )
 
 
@@ -203,8 +203,7 @@ def choose(options: argparse.Namespace) -> Choice:
     objective = dataclasses.replace(objective, terms=terms)
     config = dataclasses.replace(replace(config), objective=objective, optimizer=optimizer)
     geometry = replace(GEOMETRY.get(options.preset, Geometry()))
-    rescale = options.preset in RESCALED if options.rescale is None else options.rescale
-    return Choice(config, weights, geometry, options.color, rescale)
+    return Choice(config, weights, geometry, options.color, options.rescale)
 
 
 def _optimizer(old: Any, given: dict[str, Any]) -> Any:
