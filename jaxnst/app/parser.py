@@ -67,7 +67,7 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
     )
     # The recipe is its own, and there is no content.
     texture.set_defaults(command="texture", recipe=texture_recipe(), preset="default")
-    texture.set_defaults(contents=[], color="style", init=None)
+    texture.set_defaults(contents=[], color="style", init=None, rescale=False)
 
     demo = commands.add_parser("demo", help="make a picture from the two that come along")
     demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), metavar="OUT")
