@@ -95,7 +95,7 @@ def _add_texture(commands: Any, _: Recipe) -> None:
     )
     # The recipe is its own, and there is no content.
     texture.set_defaults(recipe=texture_recipe(), preset="default")
-    texture.set_defaults(contents=[], color="style", init=None)
+    texture.set_defaults(contents=[], color="style", init=None, rescale=False)
     add_options(texture, texture_recipe(), add_run_options, fixed=("init", "padding"))
 
 
