@@ -196,7 +196,8 @@ def compute_targets(
                 seen = replace(objective, padding="reflect")
             if seen not in looks:
                 looks[seen] = [_look(p.image, p.regions, params, seen, layers) for p in pictures]
-            described[name] = _blend(
+            blend = getattr(term, "blend", _blend)
+            described[name] = blend(
                 [term.describe(*look) for look in looks[seen]], [p.share for p in pictures]
             )
     return {name: described.get(name, ()) for name in objective.terms}
