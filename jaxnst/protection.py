@@ -44,7 +44,7 @@ def protect(
     weights: LossWeights,
     config: TransferConfig,
     regions: Float[Array, "r h w"] | None = None,
-    strength: float = 100.0,
+    strength: float = 10.0,
 ) -> Protected:
     """Return arguments of `style_transfer` that keep the content as it is inside a mask.
 

@@ -40,6 +40,7 @@ from jaxnst.files import check_not_read
 from jaxnst.formats import load_params
 from jaxnst.images import check_output, keeps_opacity
 from jaxnst.optimize import Status
+from jaxnst.protection import protect
 from jaxnst.scales import finish, run_scales
 from jaxnst.schedule import Scale, schedule
 from jaxnst.transfer import TransferResult, make_problem
@@ -77,11 +78,15 @@ def _transfer(options: argparse.Namespace) -> int:
         steps = range(options.save_every, num_steps + 1, options.save_every)
         check_not_read((recorder.kept(step, num_steps) for step in steps), paths_of(options))
     keep_compiled_programs()
-    sources = recolored(color, inputs.content, inputs.styles)
+    content, styles = recolored(color, inputs.content, inputs.styles)
     network = network_of(choice, inputs, params)
-    problem = make_problem(
-        *sources, params=network, weights=weights, config=config, **inputs.transfer
-    )
+    arguments = {"content": content, "style": styles, "weights": weights, "config": config}
+    arguments |= inputs.transfer | {"params": network}
+    if (mask := inputs.content_mask) is not None:
+        start = {"initial_image": arguments.pop("initial_image"), "params": network}
+        arguments = protect(**arguments, mask=mask)._asdict() | start
+        config = arguments["config"]
+    problem = make_problem(**arguments)
     with recorder.working(), interruptible() as interrupted, terminable() as terminated:
         if is_unfinished(options.output) and not (options.resume or options.restart):
             raise ValueError(

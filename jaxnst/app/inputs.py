@@ -29,6 +29,7 @@ class Inputs(NamedTuple):
     regions: Any = None  #: (r, H, W) of the content, one for each style
     initial_image: Any = None
     alpha: Any = None  #: the content's opacity
+    content_mask: Any = None  #: (H, W), 1 where the content is kept
 
     @property
     def transfer(self) -> dict[str, Any]:
@@ -46,6 +47,7 @@ class Inputs(NamedTuple):
             "masks": digest(self.regions),
             "style_masks": digest([s.regions for s in self.styles if s.regions is not None]),
             "init_file": digest(self.initial_image),
+            "content_mask": digest(self.content_mask),
         }
 
 
@@ -54,6 +56,7 @@ def paths_of(options: argparse.Namespace) -> list[Path]:
     contents = [options.content] if "content" in options else options.contents
     more = [getattr(options, name, None) or [] for name in ("masks", "style_masks")]
     single = [options.params, options.init if isinstance(options.init, Path) else None]
+    single.append(getattr(options, "content_mask", None))
     return [*contents, *options.style, *sum(more, []), *filter(None, single)]
 
 
@@ -106,14 +109,27 @@ def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
     if isinstance(options.init, Path):
         start = read_picture(options.init, **asdict(geometry)).image
         _check_shape(options.init, start, content, "the content")
+    kept = getattr(options, "content_mask", None)
+    if kept is not None:
+        kept = _mask(kept, content, asdict(geometry), "the content")
+        if not kept.min() < 1:
+            raise ValueError(
+                f"mask {str(options.content_mask)!r} is white everywhere: paint black what may "
+                "take the style"
+            )
     if not options.masks:
         if options.style_masks:
             raise ValueError("--style-masks are parts of styles for the regions of --masks: add it")
-        return Inputs(content, styles, None, start, alpha)
+        return Inputs(content, styles, None, start, alpha, kept)
     _check_count("--masks", options.masks, styles)
     regions = np.stack(
         [_mask(path, content, asdict(geometry), "the content") for path in options.masks]
     )
+    for path, region in zip(options.masks, regions, strict=True):
+        if kept is not None and not (region * (1 - kept)).max() > 0:
+            raise ValueError(
+                f"--content-mask keeps all of the region {str(path)!r}: leave some of it black"
+            )
     if options.style_masks:
         _check_count("--style-masks", options.style_masks, styles)
         masks = [
@@ -131,7 +147,7 @@ def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
         raise ValueError(
             "--blend mixes styles everywhere, and --masks parts them: give one of both"
         )
-    return Inputs(content, styles, regions, start, alpha)
+    return Inputs(content, styles, regions, start, alpha, kept)
 
 
 def read_texture(options: argparse.Namespace, choice: Choice) -> tuple[Choice, Inputs]:

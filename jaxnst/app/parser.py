@@ -126,6 +126,13 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
 
     for command in (transfer, demo, sweep):
         _add_masks(command)
+    for command in (transfer, demo):
+        command.add_argument(
+            "--content-mask",
+            type=Path,
+            metavar="MASK",
+            help="a picture that is white where the content is kept as it is, such as a face",
+        )
     for command in (transfer, texture, demo, sweep, batch):
         command.add_argument(
             "--blend",
