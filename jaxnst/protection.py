@@ -10,10 +10,9 @@ from jaxtyping import Array, Float
 
 from jaxnst.loss_weights import LossWeights
 from jaxnst.objective import compute_targets, perceptual_loss
-from jaxnst.pyramid import shrink
 from jaxnst.recipes import TransferConfig
 from jaxnst.scales import once
-from jaxnst.sources import Picture, pictures_of, resize_regions, shrink_regions
+from jaxnst.sources import Picture, pictures_of, resize_regions, shrink_picture
 from jaxnst.terms import Content
 from jaxnst.transfer import with_shares
 from jaxnst.vgg import Params, check_image, min_size
@@ -137,16 +136,10 @@ def _first_loss(
     height, width = content.image.shape[:2]
     least = min_size(config.objective.layers)
     ratio = max(_SIZE / max(height, width), least / min(height, width))
-    small = [
-        p._replace(image=shrink(jnp.asarray(p.image), ratio), regions=_shrunk(p.regions, ratio))
-        for p in (content, *with_shares(styles, regions, None))
-    ]
+    pictures = (content, *with_shares(styles, regions, None))
+    small = [shrink_picture(jax.tree.map(jnp.asarray, picture), ratio) for picture in pictures]
     compute = once(_loss_of_content, None, config=TransferConfig(config.objective))
-    return float(compute(small[0], small[1:], params, weights, _shrunk(regions, ratio)))
-
-
-def _shrunk(regions: Any, ratio: float) -> Any:
-    return shrink_regions(None if regions is None else jnp.asarray(regions), ratio)
+    return float(compute(small[0], small[1:], params, weights, regions))
 
 
 def _loss_of_content(

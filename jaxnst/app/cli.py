@@ -18,12 +18,12 @@ from jaxnst.app.batch import BatchJob, find_contents
 from jaxnst.app.compiled import keep_compiled_programs
 from jaxnst.app.inputs import (
     Inputs,
+    arguments_of,
     network_of,
     paths_of,
     read_inputs,
     read_styles,
     read_texture,
-    recolored,
 )
 from jaxnst.app.jobs import run_job
 from jaxnst.app.memory import is_out_of_memory, naming_a_size_that_fits
@@ -40,7 +40,6 @@ from jaxnst.files import check_not_read
 from jaxnst.formats import load_params
 from jaxnst.images import check_output, keeps_opacity
 from jaxnst.optimize import Status
-from jaxnst.protection import protect
 from jaxnst.scales import finish, run_scales
 from jaxnst.schedule import Scale, schedule
 from jaxnst.transfer import TransferResult, make_problem
@@ -78,14 +77,9 @@ def _transfer(options: argparse.Namespace) -> int:
         steps = range(options.save_every, num_steps + 1, options.save_every)
         check_not_read((recorder.kept(step, num_steps) for step in steps), paths_of(options))
     keep_compiled_programs()
-    content, styles = recolored(color, inputs.content, inputs.styles)
     network = network_of(choice, inputs, params)
-    arguments = {"content": content, "style": styles, "weights": weights, "config": config}
-    arguments |= inputs.transfer | {"params": network}
-    if (mask := inputs.content_mask) is not None:
-        start = {"initial_image": arguments.pop("initial_image"), "params": network}
-        arguments = protect(**arguments, mask=mask)._asdict() | start
-        config = arguments["config"]
+    arguments = arguments_of(inputs, network, weights, config, color)
+    config = arguments["config"]
     problem = make_problem(**arguments)
     with recorder.working(), interruptible() as interrupted, terminable() as terminated:
         if is_unfinished(options.output) and not (options.resume or options.restart):

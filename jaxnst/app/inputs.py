@@ -15,6 +15,9 @@ from jaxnst.app.checkpoint import Fingerprint, digest
 from jaxnst.app.options import Choice
 from jaxnst.color import COLORS
 from jaxnst.images import Geometry, load_mask, read_picture
+from jaxnst.loss_weights import LossWeights
+from jaxnst.protection import protect
+from jaxnst.recipes import TransferConfig
 from jaxnst.rescaling import rescale_params
 from jaxnst.sources import Picture
 from jaxnst.texture import blank, fit_config
@@ -191,6 +194,18 @@ def network_of(choice: Choice, inputs: Inputs, params: Params) -> Params:
     rescale = jax.jit(partial(rescale_params, pooling=choice.config.objective.pooling))
     rescaled: Params = rescale(pictures, params)
     return rescaled
+
+
+def arguments_of(
+    inputs: Inputs, params: Params, weights: LossWeights, config: TransferConfig, color: str
+) -> dict[str, Any]:
+    """Return the arguments of `make_problem` for one transfer."""
+    content, styles = recolored(color, inputs.content, inputs.styles)
+    arguments = {"content": content, "style": styles, "weights": weights, "config": config}
+    arguments |= {"params": params, "regions": inputs.regions}
+    if inputs.content_mask is not None:
+        arguments |= protect(**arguments, mask=inputs.content_mask)._asdict()
+    return arguments | {"initial_image": inputs.initial_image}
 
 
 def _mask(path: Path, image: Any, sized: dict[str, Any], whose: str) -> Any:
