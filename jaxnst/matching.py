@@ -86,9 +86,9 @@ def _basis(x: jax.Array) -> jax.Array:
 def relaxed_earth_movers(
     x: Float[Array, "n c"],
     y: Float[Array, "m c"],
+    *,
     x_weights: Weights = None,
     y_weights: Weights = None,
-    *,
     cost: Cost = cosine_distances,
 ) -> Float[Array, ""]:
     """Return the relaxed earth mover's distance between two sets of vectors.
@@ -125,6 +125,7 @@ def relaxed_earth_movers(
 def palette_distance(
     x: Float[Array, "n 3"],
     y: Float[Array, "m 3"],
+    *,
     x_weights: Weights = None,
     y_weights: Weights = None,
 ) -> Float[Array, ""]:
@@ -137,13 +138,16 @@ def palette_distance(
     >>> round(float(palette_distance(jnp.ones((2, 3)), jnp.zeros((5, 3)))), 3)
     2.0
     """
-    return relaxed_earth_movers(x, y, x_weights, y_weights, cost=color_distances)
+    return relaxed_earth_movers(
+        x, y, x_weights=x_weights, y_weights=y_weights, cost=color_distances
+    )
 
 
 @not_additive
 def nearest_neighbors(
     x: Float[Array, "n c"],
     y: Float[Array, "m c"],
+    *,
     x_weights: Weights = None,
     y_weights: Weights = None,
 ) -> Float[Array, ""]:
@@ -169,6 +173,7 @@ def nearest_neighbors(
 def moment_differences(
     x: Float[Array, "n c"],
     y: Float[Array, "m c"],
+    *,
     x_weights: Weights = None,
     y_weights: Weights = None,
 ) -> Float[Array, ""]:

@@ -40,8 +40,8 @@ class Samples:
 
     Attributes:
         layers: whose features are compared; "image" is the colours.
-        distance: `(x, y, x_weights, y_weights) -> number`, of (n, c) and (m, c) vectors with (n,)
-            and (m,) weights.
+        distance: `(x, y, *, x_weights, y_weights) -> number`, of (n, c) and (m, c) vectors with
+            (n,) and (m,) weights.
         joint: whether the layers are compared together, or one by one.
         count: how many positions are drawn in each picture, in each of its regions.
         seed: of the positions.
@@ -109,7 +109,8 @@ class Samples:
         """Return the distance of each group in equal parts by layer, a mean over the regions."""
 
         def distance(x: Any, y: Any) -> jax.Array:
-            return self.distance(x["vectors"], y["vectors"], x["weights"], y["weights"])
+            weights = {"x_weights": x["weights"], "y_weights": y["weights"]}
+            return self.distance(x["vectors"], y["vectors"], **weights)
 
         scores = {}
         _check_form(target, measured, self)

@@ -30,12 +30,13 @@ def folder(tmp_path, monkeypatch):
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(f"{name}.png")
     left = np.zeros((32, 48), np.uint8)
     left[:, :24] = 255
-    corner = left * (np.arange(48) < 12)
+    corner = np.where(np.arange(48) < 12, left, 0).astype(np.uint8)
     for name, mask in {
         "left": left,
         "right": 255 - left,
         "black": 0 * left,
         "white": 255 - 0 * left,
+        "corner": corner,
     }.items():
         Image.fromarray(mask).save(f"{name}.png")
     return tmp_path

@@ -58,13 +58,13 @@ def test_a_distance_agrees_with_numpy_and_counts_weights_as_repeats(distance):
     assert not distance.additive
     expected = DISTANCES[distance](X.astype(float), Y.astype(float))
     np.testing.assert_allclose(distance(X, Y), expected, rtol=1e-4)
-    ones = (jnp.ones(len(z)) for z in (X, Y))
-    np.testing.assert_allclose(distance(X, Y, *ones), expected, rtol=1e-4)
+    ones = {"x_weights": jnp.ones(len(X)), "y_weights": jnp.ones(len(Y))}
+    np.testing.assert_allclose(distance(X, Y, **ones), expected, rtol=1e-4)
     repeated = (
         np.repeat(z, w.astype(int), axis=0).astype(float)
         for z, w in ((X, X_WEIGHTS), (Y, Y_WEIGHTS))
     )
-    found = jax.jit(distance)(X, Y, X_WEIGHTS, Y_WEIGHTS)
+    found = jax.jit(distance)(X, Y, x_weights=X_WEIGHTS, y_weights=Y_WEIGHTS)
     np.testing.assert_allclose(found, DISTANCES[distance](*repeated), rtol=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_a_gradient_is_a_finite_difference_and_vmaps(distance):
 def test_zero_vectors_and_empty_sets_have_finite_gradients(distance):
     x = jnp.asarray(X).at[2].set(0).at[3].set(X[4])
     for y, weights in [(jnp.zeros((2, 3)), None), (x, None), (x, jnp.zeros(9))]:
-        value, grad = jax.value_and_grad(distance)(x, y, weights, weights)
+        value, grad = jax.value_and_grad(distance)(x, y, x_weights=weights, y_weights=weights)
         assert np.isfinite(value) and np.all(np.isfinite(grad)) and value < 1e3
     found = distance(x.astype(jnp.bfloat16), jnp.asarray(Y, jnp.bfloat16))
     assert found.dtype == jnp.float32
