@@ -12,9 +12,10 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from jaxnst.convolution import PADDINGS, Padding, paddings_of
+from jaxnst.guides import GUIDES, Guides, guide_layers
 from jaxnst.loss_weights import LossWeights
 from jaxnst.pooling import POOLS, check_pooling
-from jaxnst.sources import Source, checked_regions, pictures_of, resize_regions
+from jaxnst.sources import Source, checked_regions, pictures_of
 from jaxnst.terms import Features, Regions, Term
 from jaxnst.vgg import (
     Params,
@@ -44,9 +45,16 @@ class Objective:
             "float64" needs JAX_ENABLE_X64.
         padding: "zero" as VGG19 was trained, or as in `VGG19`. With "circular", the image tiles
             the plane, also when it is resized between scales.
+        guides: how regions of a picture become regions of a layer. "simple" resizes them: each
+            position belongs to the regions in proportion, as Gatys et al. 2017 do for several
+            styles, and the default, because also small regions have positions of their own in
+            every layer. "all" takes the positions whose receptive field meets the region,
+            "inside" those whose receptive field lies within it, so that nothing beside the region
+            counts; where there are none, "simple".
 
     Raises:
-        TypeError, ValueError: a term, a layer, the pooling, the dtype or the padding is not valid.
+        TypeError, ValueError: a term, a layer, the pooling, the dtype, the padding or the guides
+            are not valid.
 
     >>> import jaxnst
     >>> terms = {"content": jaxnst.Content(), "style": jaxnst.Style()}
@@ -72,6 +80,9 @@ class Objective:
             "choices": tuple(PADDINGS),
         },
     )
+    guides: Guides = field(
+        default="simple", metadata={"help": "how regions become regions of a layer"}
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.terms, Mapping) or not self.terms:
@@ -91,6 +102,8 @@ class Objective:
         check_pooling(self.pooling)
         first, others = paddings_of(self.padding)  # a pair of equal names is one name
         object.__setattr__(self, "padding", first if first == others else (first, others))
+        if self.guides not in GUIDES:
+            raise ValueError(f'guides must be "simple", "all" or "inside", not {self.guides!r}')
         object.__setattr__(self, "terms", FrozenDict(self.terms))  # a dict has no hash
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
@@ -129,7 +142,8 @@ def _look(
         dtype=objective.dtype,
         padding=objective.padding,
     )
-    return features, {layer: resize_regions(regions, x.shape[:2]) for layer, x in features.items()}
+    shapes = {layer: x.shape[:2] for layer, x in features.items()}
+    return features, guide_layers(regions, shapes, objective.guides, padding=objective.padding)
 
 
 def compute_targets(
@@ -182,7 +196,8 @@ def compute_targets(
                 seen = replace(objective, padding="reflect")
             if seen not in looks:
                 looks[seen] = [_look(p.image, p.regions, params, seen, layers) for p in pictures]
-            described[name] = _blend(
+            blend = getattr(term, "blend", _blend)
+            described[name] = blend(
                 [term.describe(*look) for look in looks[seen]], [p.share for p in pictures]
             )
     return {name: described.get(name, ()) for name in objective.terms}

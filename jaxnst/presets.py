@@ -11,6 +11,7 @@ from typing import Any
 from jaxnst.images import Geometry
 from jaxnst.loss_weights import LossWeights
 from jaxnst.losses import half_squared_error, raw_gram_matrix
+from jaxnst.matching import moment_differences, nearest_neighbors, palette_distance
 from jaxnst.moments import (
     mean_and_covariance,
     mean_and_deviation,
@@ -20,6 +21,7 @@ from jaxnst.moments import (
 from jaxnst.objective import Objective
 from jaxnst.optimizers import Adam, Lbfgs
 from jaxnst.recipes import Recipe, TransferConfig
+from jaxnst.samples import Samples, SelfSimilarity
 from jaxnst.terms import STYLE_LAYERS, Content, Penalty, Style
 from jaxnst.variation import (
     gradient_only_variation,
@@ -180,6 +182,48 @@ def _default() -> Recipe:
     return _recipe(config, 0.08, 10.0, {k: v * shares.get(k, 1.0) for k, v in layers.items()})
 
 
+def _strotss_like() -> Recipe:
+    # Kolkin, Salavon & Shakhnarovich 2019 (STROTSS), on VGG19 and not VGG16: the last layers of
+    # blocks 3 to 5 are its own. Departs also in the layers' features, which are divided by their
+    # channels; in the positions, drawn once for each scale; in the variables, which are the image
+    # under Adam and not a Laplacian pyramid under RMSprop; and in the start, the content.
+    blocks = ["1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_4", "4_4", "5_4"]
+    layers = ("image", *(f"relu{number}" for number in blocks))
+    terms: dict[str, Any] = {
+        "content": SelfSimilarity(layers),
+        "style": Samples(layers),
+        "moments": Samples(layers, moment_differences),
+        "palette": Samples(("image",), palette_distance),
+    }
+    config = TransferConfig(
+        Objective(terms), optimizer=Adam(learning_rate=0.01), num_steps=150, min_size=64
+    )
+    # Their α falls from 16 to 2 with each scale; here it is the same at all scales. The loss is not
+    # divided by α + 2, which changes nothing.
+    alpha = 4.0
+    weights = LossWeights.ones(config.objective)
+    return Recipe(config, weights.replace(content=alpha, palette=1 / alpha))
+
+
+def _nnst_like() -> Recipe:
+    # Kolkin et al. 2022 (NNST), its last phase: per layer, nearest neighbours matched at each
+    # evaluation, on VGG19 and not VGG16. Departs in having no phase before with fixed matches and
+    # style features of turned pictures; in the positions, drawn once and not on a grid; in the
+    # variables, the image under Adam; in keeping the content by a term of its own, where they mix
+    # content features into those that are matched; and in leaving colours as they come.
+    blocks = ("1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2")
+    layers = tuple(f"relu{number}" for number in blocks)
+    terms: dict[str, Any] = {
+        "content": SelfSimilarity(("relu3_1", "relu4_1")),
+        "style": Samples(layers, nearest_neighbors, joint=False, count=2048),
+        "palette": Samples(("image",), palette_distance),
+    }
+    config = TransferConfig(
+        Objective(terms), optimizer=Adam(learning_rate=0.01), num_steps=150, min_size=64
+    )
+    return Recipe(config, LossWeights.ones(config.objective).replace(content=4.0))
+
+
 #: All presets by name.
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "default": _default,
@@ -191,6 +235,8 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "anishathalye": _anishathalye,
     "crowsonkb": _crowsonkb,
     "spst": _spst,
+    "strotss-like": _strotss_like,
+    "nnst-like": _nnst_like,
 }
 #: How the command line loads pictures for a preset, if not by the default.
 GEOMETRY = {
@@ -216,6 +262,8 @@ def preset(name: str) -> Recipe:
             - "crowsonkb": K. Crowson's style-transfer-pytorch, Wasserstein distances with Adam from
               coarse to fine.
             - "spst": Galerne et al. 2024, for large pictures.
+            - "strotss-like": after Kolkin et al. 2019, earth mover's distances.
+            - "nnst-like": after Kolkin et al. 2022, nearest neighbours.
 
     Returns:
         `Recipe(config, weights)`; change them with `dataclasses.replace` and `weights.replace`.

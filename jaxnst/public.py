@@ -31,6 +31,15 @@ from jaxnst.losses import (
     raw_gram_matrix,
     relative_squared_error,
 )
+from jaxnst.matching import (
+    color_distances,
+    cosine_distances,
+    moment_differences,
+    nearest_neighbors,
+    palette_distance,
+    relaxed_earth_movers,
+    self_similarity,
+)
 from jaxnst.minimize import Progress, Result, minimize
 from jaxnst.moments import (
     mean_and_covariance,
@@ -50,9 +59,11 @@ from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.optimizers import Adam, Lbfgs
 from jaxnst.preconditioners import circular_preconditioner, spectral_preconditioner
 from jaxnst.presets import PRESETS, preset
+from jaxnst.protection import Protected, protect
 from jaxnst.pyramid import resize
 from jaxnst.recipes import Recipe, TransferConfig
 from jaxnst.rescaling import rescale_params
+from jaxnst.samples import Samples, SelfSimilarity
 from jaxnst.scales import TransferState
 from jaxnst.sources import Picture
 from jaxnst.statistics import (
@@ -91,8 +102,11 @@ __all__ = [
     "Penalty",
     "Picture",
     "Progress",
+    "Protected",
     "Recipe",
     "Result",
+    "Samples",
+    "SelfSimilarity",
     "State",
     "Status",
     "Style",
@@ -105,7 +119,9 @@ __all__ = [
     "TransferState",
     "autocorrelation",
     "circular_preconditioner",
+    "color_distances",
     "compute_targets",
+    "cosine_distances",
     "extract_features",
     "fit_gamut",
     "gradient_only_variation",
@@ -130,23 +146,29 @@ __all__ = [
     "mean_and_deviation",
     "mean_squared_error",
     "minimize",
+    "moment_differences",
     "moments_error",
+    "nearest_neighbors",
     "nine_point_variation",
     "noise_image",
     "oklab_to_linear",
     "outcome",
+    "palette_distance",
     "perceptual_loss",
     "pooled_gram_matrix",
     "preset",
+    "protect",
     "quantile_means",
     "quantize_params",
     "raw_gram_matrix",
     "relative_squared_error",
+    "relaxed_earth_movers",
     "rescale_params",
     "resize",
     "restart",
     "save_image",
     "save_params",
+    "self_similarity",
     "shifted_gram_matrix",
     "sliced_quantile_means",
     "spectral_preconditioner",

@@ -26,7 +26,10 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
 class Term(Protocol):
-    """A term of the loss: static, with its numbers in `LossWeights` and its data in a target."""
+    """A term of the loss: static, with its numbers in `LossWeights` and its data in a target.
+
+    A term whose targets do not blend linearly has a method `blend(targets, shares)` besides.
+    """
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -46,7 +49,8 @@ class Term(Protocol):
         """Return a number for each layer, which is then multiplied by its weight."""
 
 
-def _frozen_layers(term: Any) -> None:
+def frozen_layers(term: Any) -> None:
+    """Check the layers of a frozen dataclass, and make them a tuple."""
     check_layers([layer for layer in _as_tuple(term.layers) if layer != "image"])
     object.__setattr__(term, "layers", _as_tuple(term.layers))  # a list has no hash
 
@@ -66,6 +70,7 @@ class Content:
         layers: where features are compared; "image" compares pixels.
         distance: `(x, y, where) -> number`, of (h, w, c) features.
         source: the name of the source, of the image's own size.
+        region: the index of the one region of the source that counts; None for the mean over all.
 
     >>> Content(layers=("relu3_2",)).source
     'content'
@@ -74,10 +79,11 @@ class Content:
     layers: tuple[str, ...] = ("relu4_2",)
     distance: Callable[..., jax.Array] = mean_squared_error
     source: str = "content"
+    region: int | None = None
     aligned: ClassVar[bool] = True  #: the source tiles the plane where the image does
 
     def __post_init__(self) -> None:
-        _frozen_layers(self)
+        frozen_layers(self)
 
     @property
     def additive(self) -> bool:
@@ -86,7 +92,18 @@ class Content:
 
     def describe(self, features: Features, regions: Regions) -> Any:
         """Return the features themselves and the regions in which they count."""
-        return {layer: (features[layer][None], regions[layer]) for layer in self.layers}
+        where = {layer: self._chosen(regions[layer]) for layer in self.layers}
+        return {layer: (features[layer][None], where[layer]) for layer in self.layers}
+
+    def _chosen(self, regions: jax.Array | None) -> jax.Array | None:
+        if self.region is None:
+            return regions
+        count = 0 if regions is None else len(regions)
+        if regions is None or not 0 <= self.region < count:
+            raise ValueError(
+                f"{self.source!r} has {count} regions, but none of index {self.region}"
+            )
+        return regions[self.region][None]
 
     def measure(self, features: Features, regions: Regions, target: Any) -> Any:
         """Return the distance at each layer, a mean over the regions of the source."""
@@ -94,14 +111,14 @@ class Content:
         measured = {}
         for layer in self.layers:
             if not isinstance(target[layer], tuple):
-                raise ValueError(_other_kind(layer))
+                raise ValueError(other_kind(layer))
             here, (wanted, where) = features[layer], target[layer]
             if wanted.shape[1:] != here.shape:
                 raise ValueError(
                     f"at {layer} the image has features of the shape {here.shape}, but its target "
                     f"{wanted.shape[1:]}; give a source {self.source!r} of the image's own size"
                 )
-            measured[layer] = _mean_by_region(partial(self.distance, here), wanted, where)
+            measured[layer] = mean_by_region(partial(self.distance, here), wanted, where)
         return measured
 
     def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
@@ -134,7 +151,7 @@ class Style:
     source: str = "style"
 
     def __post_init__(self) -> None:
-        _frozen_layers(self)
+        frozen_layers(self)
 
     @property
     def additive(self) -> bool:
@@ -163,8 +180,8 @@ class Style:
         for layer in self.layers:
             found, wanted = measured[layer], target[layer]
             if _form(found) != _form(wanted):
-                raise ValueError(_other_kind(layer))
-            scores[layer] = _mean_by_region(self.distance, found, wanted)
+                raise ValueError(other_kind(layer))
+            scores[layer] = mean_by_region(self.distance, found, wanted)
         return scores
 
 
@@ -186,7 +203,7 @@ class Penalty:
     source: None = None
 
     def __post_init__(self) -> None:
-        _frozen_layers(self)
+        frozen_layers(self)
 
     def describe(self, features: Features, regions: Regions) -> Any:
         """Return nothing: there is no target."""
@@ -207,11 +224,12 @@ def _form(statistic: Any) -> Any:
     return structure, [leaf.shape[1:] for leaf in leaves]
 
 
-def _other_kind(layer: str) -> str:
+def other_kind(layer: str) -> str:
+    """Return the message about a target that another objective has made."""
     return f"at {layer} the target is of another kind: compute the targets with this objective"
 
 
-def _mean_by_region(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:
+def mean_by_region(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:
     """Return the mean of a function over the leading axes, whose lengths are 1 or all the same.
 
     It uses a loop rather than `vmap`, so that without regions the program is exactly that of one

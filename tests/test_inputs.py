@@ -30,7 +30,14 @@ def folder(tmp_path, monkeypatch):
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(f"{name}.png")
     left = np.zeros((32, 48), np.uint8)
     left[:, :24] = 255
-    for name, mask in {"left": left, "right": 255 - left, "black": 0 * left}.items():
+    corner = np.where(np.arange(48) < 12, left, 0).astype(np.uint8)
+    for name, mask in {
+        "left": left,
+        "right": 255 - left,
+        "black": 0 * left,
+        "white": 255 - 0 * left,
+        "corner": corner,
+    }.items():
         Image.fromarray(mask).save(f"{name}.png")
     return tmp_path
 
@@ -101,6 +108,10 @@ def test_a_first_image_from_a_file(folder):
         ("sky.png ground.png --blend 1", "has 1 shares, but there are 2 styles"),
         ("sky.png ground.png --blend 0 0", "above 0"),
         ("sky.png ground.png --blend 1 -1", "--blend"),
+        ("sky.png --content-mask sky.png", "the same proportions"),
+        ("sky.png --content-mask black.png", "black everywhere"),
+        ("sky.png --content-mask white.png", "white everywhere"),
+        ("sky.png ground.png --masks corner.png right.png --content-mask left.png", "all of the"),
         ("sky.png --init sky.png", "the same proportions"),
         ("sky.png --init nothing", "nothing"),
         ("sky.png --style-scale 0", "style_scale must be above 0, not 0.0"),
@@ -142,6 +153,7 @@ def test_other_masks_do_not_resume(folder):
         (["--masks", "left.png", "right.png"], {"masks"}),
         (["--blend", "1", "2"], {"blend"}),
         (["--init", "photo.png"], {"init_file"}),
+        (["--content-mask", "left.png"], {"content_mask"}),
     ]:
         changed = fingerprint(*words)
         assert {name for name in plain if plain[name] != changed[name]} == names

@@ -86,6 +86,7 @@ def test_without_a_preset_the_recipe_is_the_default() -> None:
         ("--pooling scaled-l2", "objective", "pooling", "scaled-l2"),
         ("--padding circular", "objective", "padding", "circular"),
         ("--padding replicate zero", "objective", "padding", ("replicate", "zero")),
+        ("--guides inside", "objective", "guides", "inside"),
         ("--dtype bfloat16", "objective", "dtype", "bfloat16"),
     ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from shallow import PYRAMID, SHORT, STYLE, check_result
 
+import jaxnst
 from jaxnst import Adam, LossWeights, Objective, Penalty, Picture
 
 
@@ -103,3 +104,35 @@ def test_an_objective_without_content(transfer, small):
         result = transfer(config, weights=weights)
         check_result(result, small.shape, 4, terms=("style", "smooth"))
         assert result.history["loss"][-1] < result.history["loss"][0]
+
+
+@pytest.mark.slow
+def test_in_each_region_statistics_are_nearer_to_its_own_style_than_to_the_other(
+    content, style, params
+):
+    styles = [style, 1 - style[::-1, ::-1, ::-1]]
+    left = np.zeros(content.shape[:2], np.float32)
+    left[:, :48] = 1
+    regions = np.stack([left, 1 - left])
+    config, weights = jaxnst.preset("default")
+    config = replace(config, num_steps=30)
+    result = jaxnst.style_transfer(
+        content, styles, params=params, weights=weights, config=config, regions=regions
+    )
+
+    def statistics(picture):
+        objective = replace(config.objective, terms={"style": config.objective.terms["style"]})
+        sources = {"style": picture}
+        return jaxnst.compute_targets(sources, params, objective=objective)["style"]
+
+    found = statistics(jaxnst.Picture(result.image, regions))
+    wanted = [statistics(picture) for picture in styles]
+    for region in (0, 1):
+        own, other = (
+            sum(
+                weight * np.mean((found[layer][region] - wanted[index][layer][0]) ** 2)
+                for layer, weight in weights.layers["style"].items()
+            )
+            for index in (region, 1 - region)
+        )
+        assert other > 3 * own, "the criterion of regions"

@@ -121,6 +121,13 @@ def _add_masks(command: argparse.ArgumentParser) -> None:
         metavar="MASK",
         help="a picture for each style, white where that style is taken from",
     )
+    if command.get_default("command") == "transfer":
+        group.add_argument(
+            "--content-mask",
+            type=Path,
+            metavar="MASK",
+            help="a picture that is white where the content is kept as it is, such as a face",
+        )
 
 
 def add_input(command: Any) -> None:

@@ -18,12 +18,12 @@ from jaxnst.app.batch import BatchJob, find_contents
 from jaxnst.app.compiled import keep_compiled_programs
 from jaxnst.app.inputs import (
     Inputs,
+    arguments_of,
     network_of,
     paths_of,
     read_inputs,
     read_styles,
     read_texture,
-    recolored,
 )
 from jaxnst.app.jobs import run_job
 from jaxnst.app.memory import is_out_of_memory, naming_a_size_that_fits
@@ -77,11 +77,10 @@ def _transfer(options: argparse.Namespace) -> int:
         steps = range(options.save_every, num_steps + 1, options.save_every)
         check_not_read((recorder.kept(step, num_steps) for step in steps), paths_of(options))
     keep_compiled_programs()
-    sources = recolored(color, inputs.content, inputs.styles)
     network = network_of(choice, inputs, params, texture=options.command == "texture")
-    problem = make_problem(
-        *sources, params=network, weights=weights, config=config, **inputs.transfer
-    )
+    arguments = arguments_of(inputs, network, weights, config, color)
+    config = arguments["config"]
+    problem = make_problem(**arguments)
     with recorder.working(), interruptible() as interrupted, terminable() as terminated:
         if is_unfinished(options.output) and not (options.resume or options.restart):
             raise ValueError(

@@ -15,6 +15,9 @@ from jaxnst.app.checkpoint import Fingerprint, digest
 from jaxnst.app.options import Choice
 from jaxnst.color import COLORS
 from jaxnst.images import Geometry, load_mask, read_picture
+from jaxnst.loss_weights import LossWeights
+from jaxnst.protection import protect
+from jaxnst.recipes import TransferConfig
 from jaxnst.rescaling import rescale_params
 from jaxnst.sources import Picture
 from jaxnst.texture import blank, fit_config
@@ -29,6 +32,7 @@ class Inputs(NamedTuple):
     regions: Any = None  #: (r, H, W) of the content, one for each style
     initial_image: Any = None
     alpha: Any = None  #: the content's opacity
+    content_mask: Any = None  #: (H, W), 1 where the content is kept
 
     @property
     def transfer(self) -> dict[str, Any]:
@@ -46,6 +50,7 @@ class Inputs(NamedTuple):
             "masks": digest(self.regions),
             "style_masks": digest([s.regions for s in self.styles if s.regions is not None]),
             "init_file": digest(self.initial_image),
+            "content_mask": digest(self.content_mask),
         }
 
 
@@ -54,6 +59,7 @@ def paths_of(options: argparse.Namespace) -> list[Path]:
     contents = [options.content] if "content" in options else options.contents
     more = [getattr(options, name, None) or [] for name in ("masks", "style_masks")]
     single = [options.params, options.init if isinstance(options.init, Path) else None]
+    single.append(getattr(options, "content_mask", None))
     return [*contents, *options.style, *sum(more, []), *filter(None, single)]
 
 
@@ -106,14 +112,27 @@ def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
     if isinstance(options.init, Path):
         start = read_picture(options.init, **asdict(geometry)).image
         _check_shape(options.init, start, content, "the content")
+    kept = getattr(options, "content_mask", None)
+    if kept is not None:
+        kept = _mask(kept, content, asdict(geometry), "the content")
+        if not kept.min() < 1:
+            raise ValueError(
+                f"mask {str(options.content_mask)!r} is white everywhere: paint black what may "
+                "take the style"
+            )
     if not options.masks:
         if options.style_masks:
             raise ValueError("--style-masks are parts of styles for the regions of --masks: add it")
-        return Inputs(content, styles, None, start, alpha)
+        return Inputs(content, styles, None, start, alpha, kept)
     _check_count("--masks", options.masks, styles)
     regions = np.stack(
         [_mask(path, content, asdict(geometry), "the content") for path in options.masks]
     )
+    for path, region in zip(options.masks, regions, strict=True):
+        if kept is not None and not (region * (1 - kept)).max() > 0:
+            raise ValueError(
+                f"--content-mask keeps all of the region {str(path)!r}: leave some of it black"
+            )
     if options.style_masks:
         _check_count("--style-masks", options.style_masks, styles)
         masks = [
@@ -131,7 +150,7 @@ def read_inputs(options: argparse.Namespace, geometry: Geometry) -> Inputs:
         raise ValueError(
             "--blend mixes styles everywhere, and --masks parts them: give one of both"
         )
-    return Inputs(content, styles, regions, start, alpha)
+    return Inputs(content, styles, regions, start, alpha, kept)
 
 
 def read_texture(options: argparse.Namespace, choice: Choice) -> tuple[Choice, Inputs]:
@@ -179,6 +198,18 @@ def network_of(choice: Choice, inputs: Inputs, params: Params, *, texture: bool 
     rescale = partial(rescale_params, pooling=objective.pooling, padding=objective.padding)
     rescaled: Params = jax.jit(rescale)(pictures, params)
     return rescaled
+
+
+def arguments_of(
+    inputs: Inputs, params: Params, weights: LossWeights, config: TransferConfig, color: str
+) -> dict[str, Any]:
+    """Return the arguments of `make_problem` for one transfer."""
+    content, styles = recolored(color, inputs.content, inputs.styles)
+    arguments = {"content": content, "style": styles, "weights": weights, "config": config}
+    arguments |= {"params": params, "regions": inputs.regions}
+    if inputs.content_mask is not None:
+        arguments |= protect(**arguments, mask=inputs.content_mask)._asdict()
+    return arguments | {"initial_image": inputs.initial_image}
 
 
 def _mask(path: Path, image: Any, sized: dict[str, Any], whose: str) -> Any:
