@@ -1,0 +1,261 @@
+"""Make pictures of twelve pairs by several recipes, score them, and show them side by side.
+
+    python benchmarks/pictures.py --half choose --recipes default crowsonkb pastiche -o pictures
+
+It needs `jaxnst[bench]` and downloads the paintings named in `FILES`, or finds them in the folder
+that `--files` names. Recipes are tuned on the half `choose`; `confirm` tells whether that holds for
+other pictures. It writes each picture, scores.jsonl with a line for each, and a sheet for each pair
+with enlarged crops, and prints the means.
+
+Scores, all by parts of VGG19 that no recipe optimises, or by the pixels:
+
+- content: squared distance at relu4_2, relative to the content's own energy
+- similarity: mean difference of the cosine distances between positions at relu4_2 (STROTSS)
+- gram3_3, gram4_3: squared distance of Gram matrices, relative to the style's own
+- sliced: sliced Wasserstein distance at relu3_3, relative to the style's own energy
+- ssim: structural similarity of the luminance to the content's
+- fine: share of the luminance's energy above .35 cycles a pixel, as a multiple of the style's
+- copied: correlation of fine detail with the content's
+- speckle: detail of the chroma, as a multiple of the style's
+- clipped: per cent of samples at 0 or 1 that are not so in the same share in the style
+- seconds: of the run, compilation included
+"""
+
+import argparse
+import bz2
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pooch
+import skimage
+import sklearn.datasets
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+import jaxnst
+from jaxnst.statistics import sliced_quantile_means
+
+_GORDIC = (
+    "gordicaleksa/pytorch-neural-style-transfer/a244dc61797f920a62146d98de92384352a4d3a2/data/"
+    "style-images/"
+)
+#: Files at raw.githubusercontent.com, with their SHA-256. All paintings are in the public domain.
+FILES = {
+    # Van Gogh: self-portrait, the night café, houses at Auvers, olive trees
+    "vg_self.jpg": (_GORDIC, "5f20d17cecdf061f35f8e45047205fc379f4f0ebedb9453d9d7c66b1dd2c0592"),
+    "vg_la_cafe.jpg": (_GORDIC, "af361f26d92524b959967ca1dda27f4127e9a89a51fd23ae0e9cb88add859d62"),
+    "vg_houses.jpg": (_GORDIC, "a8c19caa86560dc690cd8b7693d956bd4e66c5f73de7310b4e7cf18fae043ec5"),
+    "vg_olive.jpg": (_GORDIC, "5010a5df69376b0368faa2f2991b39a5fe77221689567c0df9c1a87b415806b3"),
+    # Gauguin: three Tahitian women; Picabia: Edtaonisl
+    "tahiti_guaguin.jpg": (
+        _GORDIC,
+        "8486376e546d9940485bdfc6a2317e3829e232467f6a74c6659098f5ec64d0e6",
+    ),
+    "edtaonisl.jpg": (_GORDIC, "6993247396a33b7297b4dc0f59e8114f223ac5a3ab604f251f9f5e25c592e44f"),
+    # Hokusai: the great wave
+    "wave.jpg": (
+        "lengstrom/fast-style-transfer/0d3d981f7ab948253d355585bdbdfa914247b4d0/examples/style/",
+        "54f19686bea5117c0bb68ce4425dbed4efafa3e8d7cafe35f0fae80b8223f4be",
+    ),
+    # Bruegel: the harvesters; Tiffany: hibiscus and parrots, a window. Photographs by the Met.
+    "harvesters.jpeg": (
+        "google/wuffs/2560db99aa19c524880b56b0119cd8e979597490/test/data/",
+        "13657e9d92363f1c5d7dda4535dcba3d7e4158d77dd6e8e7a128705c07f4d499",
+    ),
+    "hibiscus.regular.png": (
+        "google/wuffs/2560db99aa19c524880b56b0119cd8e979597490/test/data/",
+        "c6a5374f1d8e8162de1cbdd85bd52660e6be57cd790f605ceabdc5c6e6d04a2e",
+    ),
+    # scipy.datasets.face(), a raccoon
+    "face.dat": (
+        "scipy/dataset-face/49ba9e3b8b21a71cdb039b341ce5c08cee4afd74/",
+        "9d8b0b4d081313e2b485748c770472e5a95ed1738146883d84c7030493e82886",
+    ),
+}
+#: Contents: scikit-image's and scikit-learn's pictures, matplotlib's portrait, scipy's raccoon.
+PAIRS = {
+    "choose": {
+        "portrait-portrait": ("astronaut.png", "vg_self.jpg"),
+        "temple-oil": ("china.jpg", "vg_olive.jpg"),
+        "cat-glass": ("chelsea.png", "hibiscus.regular.png"),
+        "flower-print": ("flower.jpg", "wave.jpg"),
+        "night-vivid": ("rocket.jpg", "vg_la_cafe.jpg"),
+        "raccoon-dim": ("face.dat", "harvesters.jpeg"),
+    },
+    "confirm": {
+        "officer-figures": ("grace_hopper.jpg", "tahiti_guaguin.jpg"),
+        "coffee-drawing": ("coffee.png", "vg_houses.jpg"),
+        "motor-abstract": ("motorcycle_left.png", "edtaonisl.jpg"),
+        "temple-portrait": ("china.jpg", "vg_self.jpg"),
+        "portrait-print": ("astronaut.png", "wave.jpg"),
+        "camera-vivid": ("camera.png", "vg_la_cafe.jpg"),
+    },
+}
+
+Recipe = jaxnst.Recipe
+
+
+@cache
+def load(name: str, size: int, files: Path | None) -> jax.Array:
+    """Load a picture of a package or a file of `FILES`."""
+    packages = [
+        Path(skimage.__file__).parent / "data",
+        Path(sklearn.datasets.__file__).parent / "images",
+        Path(matplotlib.__file__).parent / "mpl-data/sample_data",
+    ]
+    found = [folder / name for folder in packages if (folder / name).exists()]
+    if found:
+        path = found[0]
+    elif files is not None:
+        path = files / name
+    else:
+        folder, digest = FILES[name]
+        url = f"https://raw.githubusercontent.com/{folder}{name}"
+        path = Path(pooch.retrieve(url, f"sha256:{digest}", fname=name))
+    if path.suffix != ".dat":
+        return jaxnst.load_image(path, size=size)
+    pixels = np.frombuffer(bz2.decompress(path.read_bytes()), np.uint8).reshape(768, 1024, 3)
+    return jaxnst.resize(jnp.asarray(pixels, jnp.float32) / 255, round(size * 0.75), size)
+
+
+def scores(image: Any, content: Any, style: Any, params: Any) -> dict[str, float]:
+    layers = ("relu3_3", "relu4_2", "relu4_3")
+    look = jax.jit(partial(jaxnst.extract_features, layers=layers))
+    ours, theirs, painted = (look(x, params) for x in (image, content, style))
+    found = {"content": _relative(ours["relu4_2"], theirs["relu4_2"])}
+    found["similarity"] = float(
+        jnp.abs(_distances(ours["relu4_2"]) - _distances(theirs["relu4_2"])).mean()
+    )
+    for name in ("3_3", "4_3"):
+        grams = (jaxnst.gram_matrix(x[f"relu{name}"]) for x in (ours, painted))
+        found[f"gram{name}"] = _relative(*grams)
+    sliced = jax.jit(partial(sliced_quantile_means, parts=64, directions=128))
+    found["sliced"] = _relative(*(sliced(x["relu3_3"]) for x in (ours, painted)))
+    y, z, s = (np.asarray(jaxnst.luminance(x))[..., 0] for x in (image, content, style))
+    found["ssim"] = float(structural_similarity(y, z, data_range=1.0))
+    found["fine"] = _share_of_fine(y) / _share_of_fine(s)
+    found["copied"] = float(np.corrcoef(_fine(y).ravel(), _fine(z).ravel())[0, 1])
+    a, b = (
+        np.asarray(jaxnst.linear_to_oklab(jaxnst.srgb_to_linear(x)))[..., 1:]
+        for x in (image, style)
+    )
+    found["speckle"] = _detail(a) / _detail(b)
+    clipped = [float(np.mean((np.asarray(x) <= 0) | (np.asarray(x) >= 1))) for x in (image, style)]
+    found["clipped"] = 100 * max(clipped[0] - clipped[1], 0.0)
+    return found
+
+
+def _relative(x: jax.Array, y: jax.Array) -> float:
+    return float(jnp.sum((x - y) ** 2) / jnp.sum(y**2))
+
+
+def _distances(features: jax.Array) -> jax.Array:
+    x = features.reshape(-1, features.shape[-1])
+    x = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-6)
+    return 1 - x @ x.T
+
+
+def _fine(y: np.ndarray) -> np.ndarray:
+    """Return what has a frequency above .35 cycles a pixel, away from the borders."""
+    window = np.outer(np.hanning(y.shape[0]), np.hanning(y.shape[1]))
+    spectrum = np.fft.rfft2((y - y.mean()) * window)
+    rows, columns = np.fft.fftfreq(y.shape[0]), np.fft.rfftfreq(y.shape[1])
+    return np.fft.irfft2(spectrum * (np.hypot(rows[:, None], columns) > 0.35), y.shape)
+
+
+def _share_of_fine(y: np.ndarray) -> float:
+    window = np.outer(np.hanning(y.shape[0]), np.hanning(y.shape[1]))
+    return float(np.sum(_fine(y) ** 2) / np.sum(((y - y.mean()) * window) ** 2))
+
+
+def _detail(chroma: np.ndarray) -> float:
+    height, width = (side // 2 * 2 for side in chroma.shape[:2])
+    blocks = chroma[:height, :width].reshape(height // 2, 2, width // 2, 2, 2)
+    return float(np.sqrt(np.mean((blocks - blocks.mean((1, 3), keepdims=True)) ** 2)))
+
+
+def recipe(name: str) -> Recipe:
+    """Return a preset, or a trial of `TRIALS`."""
+    return TRIALS[name]() if name in TRIALS else jaxnst.preset(name)
+
+
+#: Recipes that were tried for the default one, by name.
+TRIALS: dict[str, Callable[[], Recipe]] = {}
+
+
+def run(name: str, content: Any, style: Any, params: Any) -> tuple[Any, dict[str, float]]:
+    config, weights = recipe(name)
+    if name == "pastiche":
+        config = dataclasses.replace(config, num_steps=300)  # about the seconds of the default
+    began = time.perf_counter()
+    result = jaxnst.style_transfer(content, style, params=params, config=config, weights=weights)
+    image = jax.block_until_ready(result.image)
+    return image, {"seconds": time.perf_counter() - began}
+
+
+def sheet(images: list[Any], titles: list[str], path: Path) -> None:
+    """Show pictures side by side, a crop of each below, three times as large."""
+    height, width = images[0].shape[:2]
+    side = min(height, width) // 3
+    canvas = Image.new("RGB", (len(images) * (width + 8), height + 3 * side + 8), "white")
+    for i, image in enumerate(images):
+        picture = Image.fromarray(np.uint8(np.asarray(image) * 255 + 0.5))
+        shown = picture.copy()
+        shown.thumbnail((width, height))
+        canvas.paste(shown, (i * (width + 8), 0))
+        left, top = (picture.width - side) // 2, (picture.height - side) // 3
+        crop = picture.crop((left, top, left + side, top + side))
+        canvas.paste(crop.resize((3 * side, 3 * side), 0), (i * (width + 8), height + 8))
+    canvas.save(path)
+    print(f"{path}: {', '.join(titles)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--half", choices=tuple(PAIRS), default="choose")
+    parser.add_argument("--pairs", nargs="+", help="only these")
+    parser.add_argument("--recipes", nargs="+", default=["default", "crowsonkb", "pastiche"])
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--files", type=Path, help="folder with the files of FILES")
+    parser.add_argument("-o", "--output", type=Path, default=Path("pictures"))
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    params = jaxnst.load_params()
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in args.recipes}
+    for pair, names in PAIRS[args.half].items():
+        if args.pairs and pair not in args.pairs:
+            continue
+        content, style = (load(name, args.size, args.files) for name in names)
+        images = [content, style]
+        for name in args.recipes:
+            image, took = run(name, content, style, params)
+            images.append(image)
+            row = scores(image, content, style, params) | took
+            rows[name].append(row)
+            jaxnst.save_image(args.output / f"{pair}-{name}.png", image)
+            with (args.output / "scores.jsonl").open("a") as file:
+                file.write(json.dumps({"pair": pair, "recipe": name} | row) + "\n")
+            print(f"{pair:18} {name:14}", *(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
+        sheet(images, ["content", "style", *args.recipes], args.output / f"{pair}.png")
+    print("\ngeometric means (ssim and copied: means)")
+    for name, of_recipe in rows.items():
+        means = {
+            key: np.mean([row[key] for row in of_recipe])
+            if key in ("ssim", "copied", "clipped")
+            else np.exp(np.mean([np.log(max(row[key], 1e-6)) for row in of_recipe]))
+            for key in of_recipe[0]
+        }
+        print(f"{name:18}", *(f"{k} {v:.3g}" for k, v in means.items()))
+
+
+if __name__ == "__main__":
+    main()
