@@ -58,6 +58,7 @@ COMMANDS = {
     ],
     "variation": [f"transfer coffee night --tv-weight {weight}" for weight in (0, 1, 10)],
     "textures": ["texture bricks", "texture night", "texture bricks night"],
+    "mixed": ["mix night cells", "mix cells night", "mix night bricks"],
 }
 
 

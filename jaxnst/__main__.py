@@ -19,7 +19,7 @@ LARGE_PAGES = "glibc.malloc.hugetlb=1"
 def start() -> int:
     """Run the command line, with large memory pages where the system has them."""
     previous = _end_at_signals()
-    if sys.argv[1:2] and sys.argv[1] in ("transfer", "texture", "demo", "sweep", "batch"):
+    if sys.argv[1:2] and sys.argv[1] in ("transfer", "texture", "mix", "demo", "sweep", "batch"):
         _start_again_with_large_pages(previous)
     from jaxnst.app.cli import main
 

@@ -76,7 +76,7 @@ from jaxnst.statistics import (
 )
 from jaxnst.sweep import sweep, weight_grid
 from jaxnst.terms import Content, Penalty, Style, Term
-from jaxnst.texture import synthesize_texture, texture_recipe
+from jaxnst.texture import mix_recipe, mix_styles, synthesize_texture, texture_recipe
 from jaxnst.transfer import TransferResult, style_transfer
 from jaxnst.variation import (
     gradient_only_variation,
@@ -146,6 +146,8 @@ __all__ = [
     "mean_and_deviation",
     "mean_squared_error",
     "minimize",
+    "mix_recipe",
+    "mix_styles",
     "moment_differences",
     "moments_error",
     "nearest_neighbors",

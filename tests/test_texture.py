@@ -135,3 +135,24 @@ def test_bad_input_is_refused_in_one_line(texture, options, error, named):
     with pytest.raises(error, match=re.escape(named)) as info:
         texture(**options)
     assert "\n" not in str(info.value)
+
+
+def test_a_mixed_style_has_the_strokes_of_one_and_the_shapes_of_the_other(params, content, style):
+    coarse, fine = content[:64, :64], style[:64, :64]
+    config, _ = jaxnst.mix_recipe()
+    mixed = jaxnst.mix_styles(coarse, fine, params=params, config=replace(config, num_steps=40))
+    shallow = replace(Style(), layers=("relu1_1", "relu2_1"))
+    objective = Objective({"style": shallow})
+    grams = [
+        jaxnst.compute_targets({"style": image}, params, objective=objective)["style"]
+        for image in (mixed.image, coarse, fine)
+    ]
+    for layer in shallow.layers:
+        found, old, new = (np.asarray(gram[layer]) for gram in grams)
+        assert np.sum((found - new) ** 2) < 0.1 * np.sum((found - old) ** 2)
+    shapes = [
+        np.asarray(jaxnst.luminance(jaxnst.resize(jnp.asarray(x), 8, 8)))[..., 0].ravel()
+        for x in (mixed.image, coarse, fine)
+    ]
+    assert np.corrcoef(shapes[0], shapes[1])[0, 1] > 0.8
+    assert np.corrcoef(shapes[0], shapes[2])[0, 1] < 0.5

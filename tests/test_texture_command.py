@@ -83,3 +83,20 @@ def test_help_has_no_options_of_a_content() -> None:
     assert outcome.status == 0 and "--tileable" in outcome.out
     for option in ("--content-weight", "--masks", "--color", "--preset", "--init", "--padding"):
         assert option not in outcome.out
+
+
+def test_mix_makes_the_picture_of_the_function() -> None:
+    outcome = call("mix", "0.png", "1.png", "-o", "out.png", *WORDS[:4], "--style-layers", *LAYERS)
+    assert (outcome.status, outcome.err) == (0, "")
+    config, weights = jaxnst.mix_recipe()
+    style = replace(config.objective.terms["style"], layers=LAYERS)
+    objective = replace(config.objective, terms={"style": style})
+    coarse, fine = (jaxnst.load_image(f"{seed}.png", size=32) for seed in (0, 1))
+    result = jaxnst.mix_styles(
+        coarse,
+        fine,
+        params=jaxnst.load_params(),
+        config=replace(config, objective=objective, num_steps=3),
+        weights=jaxnst.LossWeights.ones(objective).replace(style=100.0),
+    )
+    assert np.abs(jaxnst.load_image("out.png") - result.image).max() < 0.6 / 255

@@ -92,7 +92,7 @@ def add_options(
         metavar="X",
         help="give each style this share where several are blended (all equal)",
     )
-    if command.get_default("command") in ("transfer", "sweep"):
+    if has_preset and command.get_default("command") in ("transfer", "sweep"):
         _add_masks(command)
     add_running(command)
     group = command.add_argument_group("expert options", "They replace what the recipe says.")

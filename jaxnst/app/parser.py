@@ -20,7 +20,7 @@ from jaxnst.app.options import any_int, number, positive_int, term_flags
 from jaxnst.app.output import one_line
 from jaxnst.formats import KNOWN_FILES
 from jaxnst.recipes import Recipe
-from jaxnst.texture import texture_recipe
+from jaxnst.texture import mix_recipe, texture_recipe
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
 
@@ -44,7 +44,7 @@ def make_parser(preset: str = "default") -> argparse.ArgumentParser:
     parser = _Parser(prog="jaxnst", description=jaxnst.__doc__)
     parser.add_argument("--version", action="version", version=f"jaxnst {jaxnst.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_transfer, _add_texture, _add_demo, _add_sweep, _add_batch):
+    for add in (_add_transfer, _add_texture, _add_mix, _add_demo, _add_sweep, _add_batch):
         add(commands, recipe)
     _add_weights(commands)
     return parser
@@ -97,6 +97,23 @@ def _add_texture(commands: Any, _: Recipe) -> None:
     texture.set_defaults(recipe=texture_recipe(), preset="default")
     texture.set_defaults(contents=[], color="style", init=None, rescale=False)
     add_options(texture, texture_recipe(), add_run_options, fixed=("init", "padding"))
+
+
+def _add_mix(commands: Any, _: Recipe) -> None:
+    mix = _command(
+        commands, "mix", "COARSE FINE -o OUT", "make a style of one's shapes and another's strokes"
+    )
+    mix.add_argument(
+        "content", type=Path, metavar="COARSE", help="the style whose large shapes remain"
+    )
+    mix.add_argument(
+        "style", type=Path, nargs=1, metavar="FINE", help="the style whose strokes are taken"
+    )
+    add_output(mix)
+    # A transfer without a content term, by a recipe of its own.
+    mix.set_defaults(command="transfer", recipe=mix_recipe(), preset="default")
+    mix.set_defaults(color="style", rescale=False, masks=None, style_masks=None)
+    add_options(mix, mix_recipe(), add_run_options)
 
 
 def _add_demo(commands: Any, recipe: Recipe) -> None:
