@@ -87,9 +87,9 @@ class TransferConfig:
                 "optimizer must be Lbfgs(…), Adam(…) or an optax transformation, not "
                 f"{self.optimizer!r}"
             )
-        if isinstance(self.optimizer, Lbfgs):
-            optimizer = replace(self.optimizer, wrap=self.objective.circular)
-            object.__setattr__(self, "optimizer", optimizer)
+        circular = self.objective.circular
+        if isinstance(self.optimizer, Lbfgs) and self.optimizer.wrap != circular:
+            object.__setattr__(self, "optimizer", replace(self.optimizer, wrap=circular))
         if self.init not in ("content", "style", "mean", "noise"):
             raise ValueError(
                 f'init must be "content", "style", "mean" or "noise", not {self.init!r}'
