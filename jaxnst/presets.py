@@ -198,9 +198,9 @@ def _strotss_like() -> Recipe:
     config = TransferConfig(
         Objective(terms), optimizer=Adam(learning_rate=0.01), num_steps=150, min_size=64
     )
-    # Their α falls from 16 to 2 with each scale; here it is the same at all scales. The loss is not
-    # divided by α + 2, which changes nothing.
-    alpha = 4.0
+    # Their α falls from 16 to 2 with each scale; here it is 2, as at their last, at all scales. The
+    # loss is not divided by α + 2, which changes nothing.
+    alpha = 2.0
     weights = LossWeights.ones(config.objective)
     return Recipe(config, weights.replace(content=alpha, palette=1 / alpha))
 
