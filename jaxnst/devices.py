@@ -4,6 +4,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
@@ -12,7 +13,9 @@ import numpy as np
 import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnst.scales import Lift
+from jaxnst.recipes import TransferConfig
+from jaxnst.scales import Lift, Problem, advance, begin, once
+from jaxnst.schedule import schedule
 
 T = TypeVar("T")
 
@@ -20,6 +23,9 @@ LANES = "lanes"  #: the axis of the mesh over which lanes are spread
 
 #: Part of the free memory that lanes may take. The rest is for copies of images and the like.
 _SHARE = 0.7
+
+#: Sides of tiles to try, from large to small.
+_TILES = (2048, 1024, 512, 256, 128)
 
 Axes = Any  #: like `in_axes` of `jax.vmap`: 0 for leaves with lanes, None for shared ones
 
@@ -112,6 +118,35 @@ def _free_on_host() -> int:
         if most != psutil.RLIM_INFINITY:
             free = min(free, max(0, most - process.memory_info().vms))
     return free
+
+
+def fit_tile(
+    problem: Problem, config: TransferConfig, devices: Sequence[jax.Device] | None = None
+) -> TransferConfig:
+    """Return a config whose tiles fit in memory, if it asks for "auto".
+
+    There are no tiles if the finest scale fits without. Programs are compiled to learn what they
+    need.
+
+    Args:
+        problem: of one transfer.
+        config: its settings.
+        devices: each of them computes a transfer of this size; the first alone by default.
+    """
+    if config.tile != "auto":
+        return config
+    shape = schedule(problem.content.image.shape, config)[-1].shape
+    free = free_memory(devices or jax.local_devices()[:1])
+    for tile in (None, *_TILES):
+        config = replace(config, tile=tile)
+        if tile is not None and tile >= max(shape):
+            continue
+        static = config.of_programs
+        first = jax.eval_shape(partial(begin, config=static, shape=shape), problem, None)
+        program = once(advance, (None, 0, 0, 0), donate=(2,), config=static)
+        if memory_of(program, problem, *first, np.int32(0)) <= free:
+            break
+    return config
 
 
 def group_size(count: int, lane_batch: int, num_devices: int) -> int:

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxnst.devices import free_memory, group_size, lanes_on, make_mesh, memory_of, put, specs
+from jaxnst.devices import (
+    fit_tile,
+    free_memory,
+    group_size,
+    lanes_on,
+    make_mesh,
+    memory_of,
+    put,
+    specs,
+)
 from jaxnst.history import History
 from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status
@@ -103,6 +112,7 @@ def run_lanes(
     if lane_batch is None and devices[0].platform == "cpu":
         lane_batch = len(devices)
     problem = pick(0)
+    config = fit_tile(problem, config, devices)
     if lane_batch is None:
         lane_batch = _lanes_that_fit(problem, axes, count, config, devices)
     mesh = make_mesh(devices[:lane_batch])
@@ -192,7 +202,7 @@ def _lanes_that_fit(
         )
     )
     finest = schedule(problem.content.image.shape, config)[-1].shape
-    config = TransferConfig(config.objective)  # as in `run_scales`
+    config = config.of_programs
     first = lift(begin, (axes, None), config=config, shape=finest)
     targets, state = described(0, jax.eval_shape(first, shapes, None))
     limit = described(0, np.zeros(size, np.int32))

@@ -1,8 +1,8 @@
 """Gram matrices and distances: arrays only, never the network.
 
 A statistic is a mean over positions, weighted by `where`: 1 counts a position, 0 leaves it out.
-Without `where`, all positions count equally. Other functions of features are marked by
-`not_additive`.
+Without `where`, all positions count equally. Sums over positions are marked by
+`sum_over_positions`, other functions of features by `not_additive`.
 """
 
 from functools import partial
@@ -25,11 +25,29 @@ def not_additive(function: Function) -> Function:
     return function
 
 
+def sum_over_positions(function: Function) -> Function:
+    """Mark a statistic or distance that is a sum over positions, weighted by `where`, not a mean.
+
+    Its attribute `sums` becomes True, and so does that of a term that uses it.
+    """
+    function.sums = True  # type: ignore[attr-defined]
+    return function
+
+
 def is_additive(function: Any) -> bool:
-    """Return whether a function, or the one inside a `partial`, is a mean over positions."""
+    """Return whether a function, or the one inside a `partial`, is a mean or sum over positions."""
+    return bool(getattr(_inside(function), "additive", True))
+
+
+def is_sum(function: Any) -> bool:
+    """Return whether a function, or the one inside a `partial`, is a sum over positions."""
+    return bool(getattr(_inside(function), "sums", False))
+
+
+def _inside(function: Any) -> Any:
     while isinstance(function, partial):
         function = function.func
-    return bool(getattr(function, "additive", True))
+    return function
 
 
 def gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:
@@ -57,6 +75,7 @@ def gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[A
     return raw_gram_matrix(features, where) / count_positions(features, where)
 
 
+@sum_over_positions
 def raw_gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:
     """Return the sum over positions of the product of each pair of channels.
 
@@ -130,6 +149,7 @@ def mean_squared_error(x: Any, y: Any, where: Where = None) -> Float[Array, ""]:
     return _sum_leaves(lambda leaf: mean_values(leaf, where), _squared_differences(x, y))
 
 
+@sum_over_positions
 def half_squared_error(x: Any, y: Any, where: Where = None) -> Float[Array, ""]:
     """Return ½ Σ (x - y)², the content loss of Gatys et al. 2016, equation 1.
 

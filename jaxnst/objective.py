@@ -1,7 +1,7 @@
-"""The perceptual loss, a weighted sum of terms, and its targets."""
+"""The perceptual loss, a weighted sum of terms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any
@@ -15,8 +15,9 @@ from jaxnst.convolution import PADDINGS, Padding, paddings_of
 from jaxnst.guides import GUIDES, Guides, guide_layers
 from jaxnst.loss_weights import LossWeights
 from jaxnst.pooling import POOLS, check_pooling
-from jaxnst.sources import Source, checked_regions, pictures_of
-from jaxnst.terms import Features, Regions, Term
+from jaxnst.sources import checked_regions
+from jaxnst.terms import Features, Regions, Term, network_layers, stride
+from jaxnst.tiling import Look, divide, measure
 from jaxnst.vgg import (
     Params,
     check_image,
@@ -110,7 +111,7 @@ class Objective:
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers of VGG19 that the terms use."""
-        return _network_layers(self.terms.values())
+        return network_layers(self.terms.values())
 
     @property
     def circular(self) -> bool:
@@ -124,97 +125,22 @@ class Objective:
         return tuple(dict.fromkeys(sources))
 
 
-def _network_layers(terms: Any) -> tuple[str, ...]:
-    layers = dict.fromkeys(layer for term in terms for layer in term.layers)
-    return tuple(layer for layer in layers if layer != "image")
+def look_of(objective: Objective, params: Params) -> Look:
+    """Return the function that computes the features of an image, with the image itself."""
+    options: Any = {name: getattr(objective, name) for name in ("pooling", "dtype", "padding")}
+
+    def look(image: jax.Array, layers: tuple[str, ...]) -> Features:
+        return {"image": image} | extract_features(image, params, layers=layers, **options)
+
+    return look
 
 
-def _look(
-    image: Any, regions: Any, params: Params, objective: Objective, layers: tuple[str, ...]
-) -> tuple[Features, Regions]:
-    """Return the features of an image, with the image itself, and its regions in their sizes."""
-    image = jnp.asarray(image)
-    features = {"image": image} | extract_features(
-        image,
-        params,
-        layers=layers,
-        pooling=objective.pooling,
-        dtype=objective.dtype,
-        padding=objective.padding,
-    )
-    shapes = {layer: x.shape[:2] for layer, x in features.items()}
-    return features, guide_layers(regions, shapes, objective.guides, padding=objective.padding)
-
-
-def compute_targets(
-    sources: Mapping[str, Source], params: Params, *, objective: Objective
-) -> Targets:
-    """Compute the target of each term: its description of the sources.
-
-    Args:
-        sources: by name, an image (H, W, 3) in [0, 1], a `Picture`, or a list of these to blend by
-            their shares, which are normalised to sum to 1. Statistics are blended linearly; for
-            squared distances that has the same gradient as the weighted sum of the losses.
-        params: from `load_params`.
-        objective: the terms.
-
-    Raises:
-        TypeError, ValueError: a source is missing, is not used by any term, or has an invalid
-            picture.
-
-    >>> from pathlib import Path
-    >>> import jaxnst
-    >>> image = jaxnst.load_image(Path(jaxnst.__file__).parent / "demo" / "style.jpg", size=32)
-    >>> objective = Objective({"style": jaxnst.Style(layers=("relu1_1",))})
-    >>> targets = compute_targets({"style": image}, jaxnst.load_params(), objective=objective)
-    >>> targets["style"]["relu1_1"].shape
-    (1, 64, 64)
-    """
-    if not isinstance(sources, Mapping):
-        raise TypeError(
-            'sources must be a dict by name, such as {"style": image}, not '
-            f"{type(sources).__name__}"
-        )
-    for name in (*objective.sources, *sources):
-        if name not in sources or name not in objective.sources:
-            raise ValueError(
-                f"the terms of the objective want the sources {', '.join(objective.sources)}, not "
-                f"{', '.join(sources) or 'none'}"
-            )
-    described: dict[str, Any] = {}
-    for source, given in sources.items():
-        terms = {k: term for k, term in objective.terms.items() if term.source == source}
-        pictures, layers = pictures_of(source, given), _network_layers(terms.values())
-        if len({len(p.regions) if p.regions is not None else 0 for p in pictures}) > 1:
-            raise ValueError(f"the pictures of {source} must have the same number of regions")
-        looks: dict[Objective, Any] = {}
-        for name, term in terms.items():
-            seen = objective
-            if objective.circular and not getattr(term, "aligned", False):
-                # The image tiles the plane, but a style does not: no edge continues at the opposite
-                # one. Mirrored at its edges, it has the same statistics beside them.
-                seen = replace(objective, padding="reflect")
-            if seen not in looks:
-                looks[seen] = [_look(p.image, p.regions, params, seen, layers) for p in pictures]
-            blend = getattr(term, "blend", _blend)
-            described[name] = blend(
-                [term.describe(*look) for look in looks[seen]], [p.share for p in pictures]
-            )
-    return {name: described.get(name, ()) for name in objective.terms}
-
-
-def _blend(described: list[Any], shares: list[Any]) -> Any:
-    """Return the weighted mean of pytrees whose leaves have a leading axis of regions."""
-    total = reduce(add, map(jnp.asarray, shares))
-
-    def mean(*leaves: jax.Array) -> jax.Array:
-        return reduce(add, (_share(s, leaf) * leaf for s, leaf in zip(shares, leaves, strict=True)))
-
-    def _share(share: Any, leaf: jax.Array) -> jax.Array:
-        share = (jnp.asarray(share) / total).astype(leaf.dtype)
-        return share.reshape(share.shape + (1,) * (leaf.ndim - share.ndim))
-
-    return jax.tree.map(mean, *described)
+def regions_of(
+    image: jax.Array, regions: Any, objective: Objective, layers: tuple[str, ...]
+) -> Regions:
+    """Return the regions of an image at each layer."""
+    sizes = {k: tuple(n // stride(k) for n in image.shape[:2]) for k in ("image", *layers)}
+    return guide_layers(regions, sizes, objective.guides, padding=objective.padding)
 
 
 def perceptual_loss(
@@ -225,6 +151,7 @@ def perceptual_loss(
     *,
     objective: Objective,
     regions: Float[Array, "r h w"] | None = None,
+    tile: int | None = None,
 ) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
     """Return the weighted sum of all terms, which extends Gatys et al. 2016, equation 7.
 
@@ -236,17 +163,22 @@ def perceptual_loss(
         objective: the terms.
         regions: (r, H, W) weights in [0, 1]: the statistics of each region are compared with those
             of the same region of the targets. None for the whole image.
+        tile: the side, in pixels, of the tiles in which the image is computed, so that the
+            activations of one tile are in memory at a time, in the gradient too. The result is the
+            same to rounding. Terms of the "image" alone are computed whole; others must be means or
+            sums over positions. None for no tiles.
 
     Returns:
         `(loss, terms)`: the terms, by name, are weighted and sum to the loss.
 
     Raises:
-        TypeError, ValueError: the image, weights or targets do not fit the objective.
+        TypeError, ValueError: the image, weights or targets do not fit the objective, or a term
+            cannot be computed in tiles.
 
     >>> import jax, jax.numpy as jnp, jaxnst
     >>> objective = Objective({"tv": jaxnst.Penalty()})
     >>> weights = LossWeights.ones(objective)
-    >>> targets = compute_targets({}, {}, objective=objective)
+    >>> targets = jaxnst.compute_targets({}, {}, objective=objective)
     >>> image = jnp.eye(4)[:, :, None] * jnp.ones(3)
     >>> loss, terms = jax.jit(perceptual_loss)(image, {}, targets, weights, objective=objective)
     >>> float(loss), float(terms["tv"])
@@ -259,12 +191,18 @@ def perceptual_loss(
             f"the targets have the terms {', '.join(targets) or 'nothing'}, but the objective has "
             f"{', '.join(objective.terms)}: compute the targets with this objective"
         )
+    image, look = jnp.asarray(image), look_of(objective, params)
     regions = checked_regions(regions, image.shape)
+    sized = regions_of(image, regions, objective, objective.layers)
     dtype = jnp.promote_types(image.dtype, jnp.float32)
-    look = _look(image, regions, params, objective, objective.layers)
+    whole, tiled, plan = divide(objective.terms, image.shape, tile, objective.padding)
+    features = look(image, network_layers(whole.values()))
+    measured = {name: term.measure(features, sized, targets[name]) for name, term in whole.items()}
+    if plan is not None:
+        measured |= measure(tiled, image, sized, targets, look, plan)
     terms = {}
     for name, term in objective.terms.items():
-        scores = term.score(term.measure(*look, targets[name]), targets[name])
+        scores = term.score(measured[name], targets[name])
         weighted = (
             jnp.asarray(weights.layers[name][layer]).astype(dtype) * scores[layer].astype(dtype)
             for layer in term.layers
@@ -281,6 +219,7 @@ def loss_and_grad(
     *,
     objective: Objective,
     regions: Float[Array, "r h w"] | None = None,
+    tile: int | None = None,
 ) -> tuple[tuple[Float[Array, ""], dict[str, jax.Array]], Float[Array, "h w 3"]]:
     """Return `perceptual_loss` and its gradient with respect to the image.
 
@@ -300,7 +239,7 @@ def loss_and_grad(
 
     def loss(image: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return perceptual_loss(
-            image, params, targets, weights, objective=objective, regions=regions
+            image, params, targets, weights, objective=objective, regions=regions, tile=tile
         )
 
     return jax.value_and_grad(loss, has_aux=True)(jnp.asarray(image))

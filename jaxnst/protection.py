@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxnst.loss_weights import LossWeights
-from jaxnst.objective import compute_targets, perceptual_loss
+from jaxnst.objective import perceptual_loss
 from jaxnst.recipes import TransferConfig
 from jaxnst.scales import once
 from jaxnst.sources import Picture, pictures_of, resize_regions, shrink_picture
+from jaxnst.targets import compute_targets
 from jaxnst.terms import Content
 from jaxnst.transfer import with_shares
 from jaxnst.vgg import Params, check_image, min_size

@@ -48,13 +48,7 @@ from jaxnst.moments import (
     wasserstein_gaussian,
 )
 from jaxnst.normalization import NormalizedGradient
-from jaxnst.objective import (
-    Objective,
-    Targets,
-    compute_targets,
-    loss_and_grad,
-    perceptual_loss,
-)
+from jaxnst.objective import Objective, Targets, loss_and_grad, perceptual_loss
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.optimizers import Adam, Lbfgs
 from jaxnst.preconditioners import circular_preconditioner, spectral_preconditioner
@@ -75,6 +69,7 @@ from jaxnst.statistics import (
     spectrum_error,
 )
 from jaxnst.sweep import sweep, weight_grid
+from jaxnst.targets import compute_targets
 from jaxnst.terms import Content, Penalty, Style, Term
 from jaxnst.texture import mix_recipe, mix_styles, synthesize_texture, texture_recipe
 from jaxnst.transfer import TransferResult, style_transfer

@@ -33,6 +33,8 @@ class TransferConfig:
             multiple of the picture's, at every scale; one number for all styles, or a tuple with
             one for each. Styles are never enlarged. None keeps the proportion in which content and
             style are given.
+        tile: the side in pixels of the tiles in which an image is computed, as in
+            `perceptual_loss`; "auto" for the largest that fit in memory, None for no tiles.
 
     Raises:
         TypeError, ValueError: a field has the wrong type or is out of range.
@@ -78,6 +80,13 @@ class TransferConfig:
             "for all styles or one for each; styles are never enlarged"
         },
     )
+    tile: int | Literal["auto"] | None = field(
+        default=None,
+        metadata={
+            "help": "compute pictures in tiles of N pixels, with the same result in less memory; "
+            "auto does so if they do not fit in memory at once"
+        },
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective):
@@ -116,6 +125,8 @@ class TransferConfig:
             raise TypeError(f"seed must be an integer, not {self.seed!r}")
         if not -(2**31) <= self.seed < 2**32:
             raise ValueError(f"seed must be an integer of 32 bits, not {self.seed!r}")
+        if self.tile not in ("auto", None):
+            check_num_steps("tile", self.tile)
         if not (math.isfinite(self.scale_factor) and self.scale_factor > 1):
             raise ValueError(f"scale_factor must be a number above 1, not {self.scale_factor!r}")
 
@@ -123,6 +134,11 @@ class TransferConfig:
     def steps(self) -> tuple[int, ...]:
         """`num_steps` as a tuple."""
         return self.num_steps if isinstance(self.num_steps, tuple) else (self.num_steps,)
+
+    @property
+    def of_programs(self) -> "TransferConfig":
+        """The part on which compiled programs depend, the rest at its defaults."""
+        return TransferConfig(self.objective, style_scale=self.style_scale, tile=self.tile)
 
     def style_scales(self, count: int) -> tuple[float | None, ...]:
         """Return `style_scale` as a tuple, for this number of styles if it is one for all."""

@@ -7,6 +7,7 @@ decides what to show or save and when to stop.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -17,12 +18,13 @@ import numpy as np
 from jaxnst.history import History, history_of, join, last_of
 from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Chunk, Progress, run
-from jaxnst.objective import Targets, compute_targets, loss_and_grad
+from jaxnst.objective import Targets, loss_and_grad
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.pyramid import Shape, carry_moments, refine, resize_unless
 from jaxnst.recipes import TransferConfig
 from jaxnst.schedule import schedule
 from jaxnst.sources import Picture, resize_regions, shrink_picture
+from jaxnst.targets import compute_targets
 from jaxnst.vgg import Params
 
 
@@ -77,7 +79,7 @@ def begin(
     )
     here = problem._replace(content=content, style=styles)
     sources = {name: getattr(here, name) for name in config.objective.sources}
-    targets = compute_targets(sources, problem.params, objective=config.objective)
+    targets = compute_targets(sources, problem.params, **_options(config))
     x = problem.start
     if previous is None:
         x = resize_unless(x, shape, wrap=wrap)
@@ -102,15 +104,15 @@ def advance(
     problem: Problem, targets: Targets, state: State, limit: Any, *, config: TransferConfig
 ) -> tuple[State, Info]:
     """Make one evaluation at a scale, unless `limit` evaluations have been made. Pure."""
-    function, regions = _value_and_grad(config), resize_regions(problem.regions, state.x.shape[:2])
-    return step(
-        function, state, problem, targets, regions, optimizer=problem.optimizer, limit=limit
-    )
+    inputs = problem, targets, resize_regions(problem.regions, state.x.shape[:2])
+    return step(_value_and_grad(config), state, *inputs, optimizer=problem.optimizer, limit=limit)
 
 
 def check_problem(problem: Problem, config: TransferConfig) -> None:
     """Raise TypeError or ValueError unless a transfer can begin. Nothing is computed."""
     shape = schedule(problem.content.image.shape, config)[0].shape
+    if config.tile == "auto":
+        config = replace(config, tile=None)
     jax.eval_shape(partial(begin, config=config, shape=shape), problem, None)
 
 
@@ -121,11 +123,14 @@ def recover(problem: Problem, state: State) -> State:
 
 def _value_and_grad(config: TransferConfig) -> Callable[..., Any]:
     def value_and_grad(x: jax.Array, problem: Problem, targets: Targets, regions: Any) -> Any:
-        return loss_and_grad(
-            x, problem.params, targets, problem.weights, objective=config.objective, regions=regions
-        )
+        inputs = x, problem.params, targets, problem.weights
+        return loss_and_grad(*inputs, regions=regions, **_options(config))
 
     return value_and_grad
+
+
+def _options(config: TransferConfig) -> dict[str, Any]:
+    return {"objective": config.objective, "tile": config.tile}
 
 
 def _carry_over(old: State, fresh: State, shape: Shape, wrap: bool) -> State:
@@ -184,8 +189,7 @@ def run_scales(
         every: also end a chunk at each multiple of this many evaluations.
     """
     scales = schedule(problem.content.image.shape, config)
-    # Programs depend only on this part.
-    config = TransferConfig(config.objective, style_scale=config.style_scale)
+    config = config.of_programs
     at = TransferState(0, np.int32(0), [], {}) if resume is None else resume
     history, before, state = at.history, np.asarray(at.evaluations_before), None
     clock = time.perf_counter() - (history["seconds"].max(initial=0.0) if history else 0.0)

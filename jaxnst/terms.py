@@ -5,17 +5,17 @@ evaluation; and *scores* what it measured against the target. A term is any froz
 with the attributes of `Term`; your own terms need no registration.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import jax
+import jax.numpy as jnp
 
-from jaxnst.losses import gram_matrix, is_additive, mean_squared_error
+from jaxnst.losses import gram_matrix, is_additive, is_sum, mean_squared_error
 from jaxnst.variation import total_variation
-from jaxnst.vgg import check_layers
+from jaxnst.vgg import check_layers, min_size
 
 #: (h, w, c) features by layer. "image" is a layer too: the picture itself.
 Features = dict[str, jax.Array]
@@ -43,10 +43,25 @@ class Term(Protocol):
         """Return the target: a pytree that blends linearly, each leaf with an axis of regions."""
 
     def measure(self, features: Features, regions: Regions, target: Any) -> Any:
-        """Return the means over the image's positions that `score` needs."""
+        """Return the means over the image's positions that `score` needs.
+
+        For `tile`, they must be a dict by layer whose leaves have a leading axis of regions, and
+        depend on `regions`; otherwise let the term have an attribute `additive = False`.
+        """
 
     def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
         """Return a number for each layer, which is then multiplied by its weight."""
+
+
+def network_layers(terms: Iterable[Term]) -> tuple[str, ...]:
+    """Return the layers of VGG19 that terms use."""
+    layers = dict.fromkeys(layer for term in terms for layer in term.layers)
+    return tuple(layer for layer in layers if layer != "image")
+
+
+def stride(layer: str) -> int:
+    """Return the distance between neighbouring positions of a layer in pixels; "image" has 1."""
+    return 1 if layer == "image" else min_size((layer,))
 
 
 def frozen_layers(term: Any) -> None:
@@ -87,8 +102,13 @@ class Content:
 
     @property
     def additive(self) -> bool:
-        """Whether the distance is a mean over positions."""
+        """Whether the distance is a mean or a sum over positions."""
         return is_additive(self.distance)
+
+    @property
+    def sums(self) -> bool:
+        """Whether the distance is a sum."""
+        return is_sum(self.distance)
 
     def describe(self, features: Features, regions: Regions) -> Any:
         """Return the features themselves and the regions in which they count."""
@@ -106,25 +126,38 @@ class Content:
         return regions[self.region][None]
 
     def measure(self, features: Features, regions: Regions, target: Any) -> Any:
-        """Return the distance at each layer, a mean over the regions of the source."""
-        _check_target(self, target)
+        """Return the distance at each layer in each region of the source."""
+        self._check(target)
         measured = {}
         for layer in self.layers:
-            if not isinstance(target[layer], tuple):
-                raise ValueError(other_kind(layer))
             here, (wanted, where) = features[layer], target[layer]
             if wanted.shape[1:] != here.shape:
                 raise ValueError(
                     f"at {layer} the image has features of the shape {here.shape}, but its target "
                     f"{wanted.shape[1:]}; give a source {self.source!r} of the image's own size"
                 )
-            measured[layer] = mean_by_region(partial(self.distance, here), wanted, where)
+            measured[layer] = by_region(partial(self.distance, here), wanted, where)
         return measured
 
     def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
-        """Return what was measured."""
-        scores: dict[str, jax.Array] = measured
-        return scores
+        """Return the distance at each layer, a mean over the regions of the source."""
+        return {layer: jnp.mean(distances) for layer, distances in measured.items()}
+
+    def part(self, target: Any, tile: Any) -> tuple[Any, dict[str, jax.Array]]:
+        """Return the target of a `tiling.Tile`, and the tile's shares of the means by layer."""
+        self._check(target)
+        parts, shares = {}, {}
+        for layer in self.layers:
+            wanted, where = target[layer]
+            where, shares[layer] = tile.weigh(layer, where)
+            parts[layer] = tile.cut(layer, wanted), where
+        return parts, shares
+
+    def _check(self, target: Any) -> None:
+        _check_target(self, target)
+        for layer in self.layers:
+            if not isinstance(target[layer], tuple):
+                raise ValueError(other_kind(layer))
 
 
 @jax.tree_util.register_static
@@ -155,8 +188,13 @@ class Style:
 
     @property
     def additive(self) -> bool:
-        """Whether the statistic is a mean over positions."""
+        """Whether the statistic is a mean or a sum over positions."""
         return is_additive(self.statistic)
+
+    @property
+    def sums(self) -> bool:
+        """Whether the statistic is a sum."""
+        return is_sum(self.statistic)
 
     def describe(self, features: Features, regions: Regions) -> Any:
         """Return the statistic of each region at each layer."""
@@ -201,6 +239,7 @@ class Penalty:
     function: Callable[[jax.Array], jax.Array] = total_variation
     layers: tuple[str, ...] = ("image",)
     source: None = None
+    additive: ClassVar[bool] = False  # the function has no `where`
 
     def __post_init__(self) -> None:
         frozen_layers(self)
@@ -230,7 +269,12 @@ def other_kind(layer: str) -> str:
 
 
 def mean_by_region(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:
-    """Return the mean of a function over the leading axes, whose lengths are 1 or all the same.
+    """Return the mean of what `by_region` returns."""
+    return jnp.mean(by_region(function, *trees))
+
+
+def by_region(function: Callable[..., jax.Array], *trees: Any) -> jax.Array:
+    """Return a function's values over the leading axes, whose lengths are 1 or all the same.
 
     It uses a loop rather than `vmap`, so that without regions the program is exactly that of one
     whole picture.
@@ -246,7 +290,7 @@ def mean_by_region(function: Callable[..., jax.Array], *trees: Any) -> jax.Array
     def region(index: int) -> Any:
         return jax.tree.map(lambda leaf: leaf[index if len(leaf) > 1 else 0], trees)
 
-    return reduce(add, (function(*region(index)) for index in range(count))) / count
+    return jnp.stack([function(*region(index)) for index in range(count)])
 
 
 def _check_target(term: Any, target: Any) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxnst.devices import fit_tile
 from jaxnst.first_image import first_image
 from jaxnst.history import History
 from jaxnst.loss_weights import LossWeights
@@ -104,6 +105,7 @@ def style_transfer(
         initial_image=initial_image,
     )
     problem = jax.device_put(problem)
+    config = fit_tile(problem, config)
     last, interrupted = consume(run_scales(problem, config, resume=resume, every=every), callback)
     shape = problem.content.image.shape[:2]
     wrap = config.objective.circular

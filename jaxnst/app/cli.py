@@ -35,7 +35,7 @@ from jaxnst.app.progress import TransferBar
 from jaxnst.app.runs import NUM_FRAMES, Recorder, fingerprint_of, is_unfinished, run_folder
 from jaxnst.app.signals import interruptible, terminable
 from jaxnst.app.sweep import PAGE, SHEET, SweepJob, settings_grid, write_overview
-from jaxnst.devices import is_first, join_processes, share
+from jaxnst.devices import fit_tile, is_first, join_processes, share
 from jaxnst.files import check_not_read
 from jaxnst.formats import load_params
 from jaxnst.images import check_output, keeps_opacity
@@ -94,7 +94,7 @@ def _transfer(options: argparse.Namespace) -> int:
         with fitting, _progress(scales, options.quiet) as show:
             for progress in run_scales(
                 jax.device_put(problem),
-                config,
+                fit_tile(problem, config),
                 resume=resume,
                 every=math.gcd(*every) if every else None,
             ):

@@ -37,6 +37,11 @@ def positive_int(text: str) -> int:
     return _int(text, 1, "a positive integer")
 
 
+def positive_int_or_auto(text: str) -> int | str:
+    """Parse a positive integer, or "auto"."""
+    return text if text == "auto" else _int(text, 1, "a positive integer or auto")
+
+
 def any_int(text: str) -> int:
     """Parse an integer."""
     return _int(text, -INT_MAX, "an integer")
@@ -164,6 +169,8 @@ def _kind(entry: Any) -> dict[str, Any]:
         return {"type": positive_int, "nargs": "+", "metavar": "N"}
     if entry.type == float | tuple[float, ...] | None:
         return {"type": number, "nargs": "+", "metavar": "X"}
+    if entry.type == int | Literal["auto"] | None:
+        return {"type": positive_int_or_auto, "metavar": "N|auto"}
     if entry.type in (int, int | None):
         return {"type": any_int if entry.name == "seed" else positive_int, "metavar": "N"}
     return {"type": number, "metavar": "X"}
