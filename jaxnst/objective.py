@@ -16,7 +16,8 @@ from jaxnst.guides import GUIDES, Guides, guide_layers
 from jaxnst.loss_weights import LossWeights
 from jaxnst.pooling import POOLS, check_pooling
 from jaxnst.sources import checked_regions
-from jaxnst.terms import Features, Regions, Term, network_layers, stride
+from jaxnst.terms import Features, Regions, Term, network_layers
+from jaxnst.tiles import stride
 from jaxnst.tiling import Look, divide, measure
 from jaxnst.vgg import (
     Params,

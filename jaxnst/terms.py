@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxnst.losses import gram_matrix, is_additive, is_sum, mean_squared_error
 from jaxnst.variation import total_variation
-from jaxnst.vgg import check_layers, min_size
+from jaxnst.vgg import check_layers
 
 #: (h, w, c) features by layer. "image" is a layer too: the picture itself.
 Features = dict[str, jax.Array]
@@ -57,11 +57,6 @@ def network_layers(terms: Iterable[Term]) -> tuple[str, ...]:
     """Return the layers of VGG19 that terms use."""
     layers = dict.fromkeys(layer for term in terms for layer in term.layers)
     return tuple(layer for layer in layers if layer != "image")
-
-
-def stride(layer: str) -> int:
-    """Return the distance between neighbouring positions of a layer in pixels; "image" has 1."""
-    return 1 if layer == "image" else min_size((layer,))
 
 
 def frozen_layers(term: Any) -> None:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxnst.losses import accumulator, count_positions
-from jaxnst.terms import stride
 from jaxnst.vgg import LAYERS, min_size
 
 
@@ -50,6 +49,11 @@ def make_plan(shape: tuple[int, ...], layers: tuple[str, ...], tile: int) -> Pla
     grid, halo = min_size(layers), halo_of(layers)
     plan = Plan((height, width), *(_cut(side, tile, halo, grid) for side in (height, width)))
     return plan if len(plan.rows.starts) * len(plan.columns.starts) > 1 else None
+
+
+def stride(layer: str) -> int:
+    """Return the distance between neighbouring positions of a layer in pixels; "image" has 1."""
+    return 1 if layer == "image" else min_size((layer,))
 
 
 def halo_of(layers: tuple[str, ...]) -> int:
