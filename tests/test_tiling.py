@@ -152,7 +152,7 @@ def test_a_large_odd_picture_is_the_same_in_tiles(params, content, style):
         # A ReLU within rounding of 0 may be open in one and shut in the other, which changes the
         # gradient where its position sees.
         wrong = np.abs(found_grad - grad).max(2) > 1e-5 * np.abs(grad).max()
-        assert wrong.mean() < 0.03
+        assert wrong.mean() < 0.05
         assert relative(np.where(wrong[..., None], grad, found_grad), grad) < 1e-5
     with double_precision():
         objective, args = deep(*in_float64(photo, style, params), "float64")
