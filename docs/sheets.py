@@ -85,6 +85,11 @@ def draw_inputs(folder: Path) -> dict[str, Path]:
     return paths
 
 
+def make(words: list[str]) -> None:
+    if jaxnst_command([*words, "--size", str(SIZE), "--num-steps", "60"]) != 0:
+        raise SystemExit(f"jaxnst {shlex.join(words)} failed")
+
+
 def by_commands(name: str, paths: dict[str, Path], folder: Path) -> None:
     images, labels = [], []
     used = [word for word in COMMANDS[name][0].split() if word in paths]
@@ -95,8 +100,7 @@ def by_commands(name: str, paths: dict[str, Path], folder: Path) -> None:
     for i, line in enumerate(COMMANDS[name]):
         output = folder / f"{name}-{i}.png"
         words = [str(paths.get(word, word)) for word in shlex.split(line)]
-        if jaxnst_command([*words, "-o", str(output), "--size", str(SIZE)]) != 0:
-            raise SystemExit(f"{line} failed")
+        make([*words, "-o", str(output)])
         images.append(jaxnst.load_image(output))
         labels.append(line.partition(" ")[2])
     jaxnst.save_image(FOLDER / f"{name}.jpg", contact_sheet(images, labels, size=SIZE))
@@ -153,9 +157,7 @@ def tiles(paths: dict[str, Path], folder: Path) -> None:
     for word in ("bricks", "night"):
         for option in ("", "--tileable"):
             output = folder / f"tiles-{word}{option}.png"
-            words = ["texture", str(paths[word]), "-o", str(output), "--size", str(SIZE)]
-            if jaxnst_command([*words, *option.split()]) != 0:
-                raise SystemExit(f"{words} failed")
+            make(["texture", str(paths[word]), "-o", str(output), *option.split()])
             images.append(jnp.tile(jaxnst.load_image(output), (2, 2, 1)))
             labels.append(f"{word} {option}, two by two")
     jaxnst.save_image(FOLDER / "tiles.jpg", contact_sheet(images, labels, columns=2, size=2 * SIZE))
