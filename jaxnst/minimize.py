@@ -37,7 +37,7 @@ class Progress(NamedTuple):
 
     evaluation: int  #: evaluations made so far
     num_steps: int  #: evaluations asked for
-    loss: Any  #: of the last evaluation: a float, or an array by lanes
+    loss: Any  #: of the last evaluation, a float or an array by lanes
     terms: dict[str, Any]  #: likewise of each term
     seconds: float  #: since the run began
     x: Any  #: the result so far, see `outcome`
@@ -52,7 +52,7 @@ class Result(NamedTuple):
 
     x: Any  #: the result, see `outcome`
     status: Status
-    history: History  #: by evaluation: evaluation (from 1), seconds, loss, each term
+    history: History  #: arrays by evaluation (from 1), seconds, loss, each term
 
 
 #: The largest number of evaluations that are dispatched ahead of the device.

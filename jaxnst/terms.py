@@ -33,7 +33,7 @@ class Term(Protocol):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers that it uses: those of VGG19, or "image"."""
+        """The layers of VGG19 that it uses, or "image" for the picture itself."""
 
     @property
     def source(self) -> str | None:

@@ -26,7 +26,7 @@ class TransferResult(NamedTuple):
 
     image: jax.Array  #: the picture, (H, W, 3), clipped to [0, 1]
     status: Status
-    #: By evaluation: evaluation, seconds (at the end of its chunk), size (the long side in pixels),
+    #: Arrays of evaluation, seconds (at the end of its chunk), size (the long side in pixels),
     #: loss, and each term.
     history: History
 

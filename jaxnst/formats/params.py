@@ -69,9 +69,9 @@ def load_params(path: str | PathLike[str] | None = None, *, input: Input | None 
             Needed only where neither the layout nor the checksum of the file decides it.
 
     Returns:
-        `{"normalize": {"mean": (3,), "std": (3,)}, "conv1_1": {"kernel", "bias"}, …, "conv5_4"}`
-        in float32, with kernels HWIO, as far as the file goes. The preprocessing is folded into
-        conv1_1 and `normalize`, so all params take sRGB in [0, 1].
+        Params: `{"normalize": {"mean": (3,), "std": (3,)}, "conv1_1": {"kernel", "bias"}, …}` in
+        float32 up to conv5_4, or as far as the file goes, with kernels HWIO. The preprocessing is
+        folded into conv1_1 and `normalize`, so all params take sRGB in [0, 1].
 
     Raises:
         FileNotFoundError: `path` is not a file.

@@ -1,0 +1,59 @@
+"""The settings of the site: `python -m sphinx -W docs site` builds it in the folder `site`."""
+
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+
+import jaxnst
+
+project = "jaxnst"
+author = copyright = "The jaxnst authors"
+version = release = jaxnst.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = f"jaxnst {release}"
+html_math_renderer = "mathml"
+html_copy_source = False
+smartquotes_action = "D"  # dashes only
+
+nitpicky = True
+# In docstrings, `name` is a link if jaxnst documents the name, and otherwise code.
+default_role = "py:obj"
+nitpick_ignore_regex = [("py:obj", ".*"), ("py:class", r"(jax|numpy|optax|collections)\..*")]
+napoleon_use_ivar = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # shapes and ranges stand in the docstrings
+
+
+def show_math(self: Any, node: nodes.math | nodes.math_block) -> None:
+    """Write an equation as MathML, which browsers show by themselves, without a network."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    self.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def escape(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Keep |x| in a docstring from being read as a substitution of reStructuredText."""
+    lines[:] = [x if x.startswith(">>>") else x.replace("|", r"\|") for x in lines]
+
+
+def check_names(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of each public name that no page documents, which `-W` makes an error."""
+    documented = env.domaindata["py"]["objects"]
+    for name in jaxnst.__all__:
+        if f"jaxnst.{name}" not in documented:
+            logging.getLogger(__name__).warning("no page of docs/api documents jaxnst.%s", name)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions above with Sphinx."""
+    app.add_html_math_renderer("mathml", (show_math, None), (show_math, None))
+    app.connect("autodoc-process-docstring", escape)
+    app.connect("env-check-consistency", check_names)
