@@ -20,6 +20,8 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"jaxnst {release}"
 html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["math.css"]
 html_copy_source = False
 smartquotes_action = "D"  # dashes only
 
@@ -44,6 +46,19 @@ def escape(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: l
     lines[:] = [x if x.startswith(">>>") else x.replace("|", r"\|") for x in lines]
 
 
+def link_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Link code that is a public name to its place in the API, so that Markdown stays plain."""
+    documented = app.env.domaindata["py"]["objects"]
+    for code in list(doctree.findall(nodes.literal)):
+        name = code.astext().removeprefix("jaxnst.").partition("(")[0]
+        inside = isinstance(code.parent, nodes.reference | nodes.title)
+        if name in jaxnst.__all__ and not inside and (entry := documented.get(f"jaxnst.{name}")):
+            address = app.builder.get_relative_uri(page, entry.docname)
+            link = nodes.reference(refuri=f"{address}#{entry.node_id}", internal=True)
+            code.replace_self(link)
+            link += code
+
+
 def check_names(app: Sphinx, env: BuildEnvironment) -> None:
     """Warn of each public name that no page documents, which `-W` makes an error."""
     documented = env.domaindata["py"]["objects"]
@@ -56,4 +71,5 @@ def setup(app: Sphinx) -> None:
     """Connect the functions above with Sphinx."""
     app.add_html_math_renderer("mathml", (show_math, None), (show_math, None))
     app.connect("autodoc-process-docstring", escape)
+    app.connect("doctree-resolved", link_names)
     app.connect("env-check-consistency", check_names)
