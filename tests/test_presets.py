@@ -1,5 +1,6 @@
 """The presets against their sources' formulas in NumPy, and the pictures of version 0.1.0."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,13 @@ from jaxnst import (
     Adam,
     Lbfgs,
     compute_targets,
+    gram_matrix,
     init,
     load_image,
     loss_and_grad,
     outcome,
     preset,
+    raw_gram_matrix,
     step,
     style_transfer,
 )
@@ -202,6 +205,28 @@ def test_crowsonkb_takes_the_steps_of_its_source():
         np.testing.assert_allclose(state.x, x, atol=1e-5)
         np.testing.assert_allclose(outcome(state), average / (1 - 0.99**count), atol=1e-5)
     assert (x == 0).any() and (x > 0).any()
+
+
+def test_the_table_in_the_documents_says_what_the_presets_do():
+    page = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
+    rows = re.findall(
+        r"^\| `([\w-]+)` " + r"\|([^|\n]*)" * 6 + r"\|$", page.read_text("utf-8"), re.M
+    )
+    assert sorted(row[0] for row in rows) == sorted(PRESETS)
+    for name, content, style, others, pooling, start, run in rows:
+        config, weights = preset(name)
+        terms, scales = config.objective.terms, weights.scales
+        assert re.search(r"[\d.]+", content)[0] == f"{scales['content']:g}"
+        statistic = getattr(terms["style"], "statistic", None)
+        assert ("Gram" in style) == (statistic in (gram_matrix, raw_gram_matrix))
+        others_count = any(scales[term] for term in terms if term not in ("content", "style"))
+        assert bool(others.strip()) == others_count
+        assert (pooling.strip(), start.split()[0]) == (config.objective.pooling, config.init)
+        kind, *numbers = re.findall(r"L-BFGS|Adam [\d.]+|\d+", run)
+        adam = f"Adam {config.optimizer.learning_rate:.2g}"
+        assert kind == (adam if isinstance(config.optimizer, Adam) else "L-BFGS")
+        sizes = [] if config.min_size is None else [config.min_size]
+        assert {*map(int, numbers)} >= {*config.steps, *sizes}
 
 
 @pytest.mark.parametrize("name", PRESETS)
