@@ -7,10 +7,10 @@ jaxnst, come with scikit-image (`jaxnst[bench]`), or are drawn here. A sheet tak
 """
 
 import argparse
-import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from jaxnst.sources import Picture
 
 FOLDER = Path(__file__).parent / "sheets"
 DEMO = Path(jaxnst.__file__).parent / "demo"
-NIGHT = DEMO / "style.jpg"
 SIZE = 256
 
 #: Options by sheet. "cat" and "coffee" are photographs; "night", "cells" and "bricks" are styles.
@@ -57,12 +56,11 @@ COMMANDS = {
         "transfer coffee night --padding replicate",
     ],
     "variation": [f"transfer coffee night --tv-weight {weight}" for weight in (0, 1, 10)],
-    "textures": ["texture bricks", "texture night", "texture bricks night"],
     "mixed": ["mix night cells", "mix cells night", "mix night bricks"],
 }
 
 
-def draw_inputs(folder: Path) -> dict[str, Path]:
+def draw_inputs(folder: Path) -> None:
     """Write the pictures that are not bundled, and masks for the cat."""
     height, width = jaxnst.load_image(DEMO / "content.jpg").shape[:2]
     across = np.linspace(0, 1, width)[None, :] + np.zeros((height, 1))
@@ -78,40 +76,46 @@ def draw_inputs(folder: Path) -> dict[str, Path]:
         ("bricks", np.repeat(skimage.data.brick()[:, :, None], 3, 2)),
     ):
         pictures[name] = picture / 255
-    paths = {"cat": DEMO / "content.jpg", "night": NIGHT}
     for name, picture in pictures.items():
-        paths[name] = folder / f"{name}.png"
-        jaxnst.save_image(paths[name], jnp.asarray(picture, jnp.float32))
-    return paths
+        jaxnst.save_image(folder / f"{name}.png", jnp.asarray(picture, jnp.float32))
 
 
-def make(words: list[str]) -> None:
-    if jaxnst_command([*words, "--size", str(SIZE), "--num-steps", "60"]) != 0:
-        raise SystemExit(f"jaxnst {shlex.join(words)} failed")
+def paths_in(folder: Path) -> dict[str, Path]:
+    """Return the inputs by their names, photographs and styles before masks."""
+    drawn = ("coffee", "cells", "bricks", "left", "right", "face", "around")
+    bundled = {"cat": DEMO / "content.jpg", "night": DEMO / "style.jpg"}
+    return bundled | {name: folder / f"{name}.png" for name in drawn}
 
 
-def by_commands(name: str, paths: dict[str, Path], folder: Path) -> None:
+@cache
+def make(line: str, folder: Path) -> np.ndarray:
+    """Return the picture that a command makes of the inputs in a folder."""
+    output = folder / "made.png"
+    words = [str(paths_in(folder).get(word, word)) for word in line.split()]
+    words += ["-o", str(output), "--size", str(SIZE), "--num-steps", "50"]
+    if jaxnst_command(words) != 0:
+        raise SystemExit(f"jaxnst {line} failed")
+    return np.asarray(jaxnst.load_image(output))
+
+
+def by_commands(name: str, folder: Path) -> None:
     images, labels = [], []
-    used = [word for word in COMMANDS[name][0].split() if word in paths]
-    masks = [word for line in COMMANDS[name] for word in line.split() if word in MASKS]
-    for word in dict.fromkeys([*used, *masks]):
-        images.append(jaxnst.load_image(paths[word], size=SIZE))
-        labels.append(word)
-    for i, line in enumerate(COMMANDS[name]):
-        output = folder / f"{name}-{i}.png"
-        words = [str(paths.get(word, word)) for word in shlex.split(line)]
-        make([*words, "-o", str(output)])
-        images.append(jaxnst.load_image(output))
+    words = " ".join(COMMANDS[name]).split()
+    for word, path in paths_in(folder).items():
+        if word in words:
+            images.append(jaxnst.load_image(path, size=SIZE))
+            labels.append(word)
+    for line in COMMANDS[name]:
+        images.append(make(line, folder))
         labels.append(line.partition(" ")[2])
     jaxnst.save_image(FOLDER / f"{name}.jpg", contact_sheet(images, labels, size=SIZE))
 
 
-MASKS = ("left", "right", "face", "around")
-
-
-def statistics(paths: dict[str, Path], folder: Path) -> None:
+def statistics(folder: Path) -> None:
     """Compare styles by each statistic, weighted so that the losses begin equally large."""
-    content, style = (jaxnst.load_image(paths[name], size=SIZE) for name in ("coffee", "night"))
+    content, style = (
+        jaxnst.load_image(paths_in(folder)[name], size=SIZE) for name in ("coffee", "night")
+    )
     params = jaxnst.load_params()
     config, weights = jaxnst.preset("default")
     gram = config.objective.terms["style"]
@@ -151,15 +155,13 @@ def statistics(paths: dict[str, Path], folder: Path) -> None:
     jaxnst.save_image(FOLDER / "statistics.jpg", contact_sheet(images, labels, size=SIZE))
 
 
-def tiles(paths: dict[str, Path], folder: Path) -> None:
+def tiles(folder: Path) -> None:
     """Show textures that tile the plane, two by two."""
     images, labels = [], []
-    for word in ("bricks", "night"):
-        for option in ("", "--tileable"):
-            output = folder / f"tiles-{word}{option}.png"
-            make(["texture", str(paths[word]), "-o", str(output), *option.split()])
-            images.append(jnp.tile(jaxnst.load_image(output), (2, 2, 1)))
-            labels.append(f"{word} {option}, two by two")
+    for line in ("texture bricks", "texture night"):
+        for option in ("", " --tileable"):
+            images.append(np.tile(make(line + option, folder), (2, 2, 1)))
+            labels.append(f"{line}{option}, two by two")
     jaxnst.save_image(FOLDER / "tiles.jpg", contact_sheet(images, labels, columns=2, size=2 * SIZE))
 
 
@@ -169,17 +171,17 @@ SHEETS: dict[str, Callable[..., None]] = {"statistics": statistics, "tiles": til
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [*COMMANDS, *SHEETS]
-    parser.add_argument("names", nargs="*", choices=[*names, []], default=names, metavar="NAME")
+    parser.add_argument("names", nargs="*", default=names, metavar="NAME")
     args = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths = draw_inputs(folder)
+        draw_inputs(folder)
         for name in args.names:
             if name in COMMANDS:
-                by_commands(name, paths, folder)
+                by_commands(name, folder)
             else:
-                SHEETS[name](paths, folder)
+                SHEETS[name](folder)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def on_eight():
 
 @pytest.mark.parametrize(
     ("case", "devices", "each"),
-    [("12 8", 8, 1), ("12 16", 8, 2), ("3 64", 3, 1)],
+    [pytest.param("12 8", 8, 1, marks=pytest.mark.slow), ("12 16", 8, 2), ("3 64", 3, 1)],
     ids=["two groups", "a remainder", "fewer lanes than devices"],
 )
 def test_all_devices_work_and_give_what_one_gives(on_eight, case, devices, each):

@@ -48,7 +48,7 @@ def blocks(path: Path) -> list[str]:
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [path for path in PAGES if "```python" in path.read_text(encoding="utf-8")]
 #: Pages whose examples compile programs of their own, which takes seconds.
-SLOW = {"colours", "kept", "mixed", "regions", "statistics", "textures"}
+SLOW = {"colours", "kept", "mixed", "python", "regions", "statistics", "textures"}
 
 
 def as_parameter(path: Path) -> Any:

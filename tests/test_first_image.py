@@ -94,6 +94,7 @@ def test_each_style_may_have_a_scale_of_its_own(transfer, paint, other, small, f
         transfer(config)
 
 
+@pytest.mark.slow
 def test_strokes_keep_their_scale_from_coarse_to_fine(transfer, small, paint):
     """At each scale the style has half of the picture's size, as if it had been given so."""
     half = shrink(paint, 0.5 * max(small.shape[:2]) / max(paint.shape[:2]))

@@ -45,6 +45,7 @@ def shapes_of(shape, layers):
     return {"image": shape} | {layer: x.shape[:2] for layer, x in features.items()}
 
 
+@pytest.mark.slow
 def test_all_and_inside_are_extremes_over_receptive_fields():
     shape, draw = (37, 53), np.random.default_rng(0)
     regions = draw.uniform(0.2, 1, (2, *shape)).astype(np.float32)

@@ -34,6 +34,7 @@ def test_notebook_is_kept_without_outputs(path: Path) -> None:
             assert not cell.outputs and cell.execution_count is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_and_shows_a_picture(path: Path, tmp_path: Path) -> None:
     # A kernel that is this interpreter, whatever kernels are installed.

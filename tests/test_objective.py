@@ -200,7 +200,9 @@ def usual(sources, params):
     return everything(sources["content"], sources["style"][:20], params)
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "no jit")) for n in MODES]
+)
 def test_modes_of_jax_change_nothing(name, usual, sources, params):
     with MODES[name]():
         found = everything(sources["content"], sources["style"][:20], params)

@@ -82,6 +82,7 @@ def test_masks_that_do_not_fit_are_refused(small, paint, mask, params, change, p
         protected(small, paint, change(mask), params)
 
 
+@pytest.mark.slow
 def test_the_default_preset_changes_a_face_by_less_than_a_fifth(tmp_path, content):
     mask = np.zeros(content.shape[:2], np.uint8)
     mask[14:48, 24:70] = 255

@@ -115,6 +115,7 @@ def test_the_command_rescales_on_the_pictures_that_it_transfers(small, paint, sh
     assert_close(found, rescale_params([content, styles[0].image], short))
 
 
+@pytest.mark.slow
 def test_the_command_uses_the_rescaled_network(small, paint, short, tmp_path):
     files = {"content.png": small, "style.png": paint}
     for name, image in files.items():

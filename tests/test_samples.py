@@ -90,6 +90,7 @@ def test_terms_agree_with_numpy(pictures, params):
     np.testing.assert_allclose(terms["structure"], expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_region_of_all_changes_nothing_and_lanes_and_bfloat16_agree(pictures, params):
     image, paint, _ = pictures
     terms, grad = evaluate(pictures, params)
@@ -109,6 +110,7 @@ def test_a_region_of_all_changes_nothing_and_lanes_and_bfloat16_agree(pictures, 
     np.testing.assert_allclose(found, loss(lanes[1], params, targets, weights)[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_derivatives_are_finite_differences_in_float64(pictures, params):
     with jax.enable_x64(True):
         image, paint, _ = (jnp.asarray(p, jnp.float64) for p in pictures)

@@ -97,6 +97,7 @@ def test_a_step_beyond_the_limit_changes_nothing(problem):
         np.testing.assert_array_equal(getattr(after, name), getattr(state, name))
 
 
+@pytest.mark.slow
 def test_a_transfer_can_be_differentiated_by_its_weights(problem):
     """By a finite difference, through two steps in a scan."""
     config = replace(ADAM, optimizer=optax.sgd(1e-3))
@@ -143,7 +144,9 @@ def test_only_adams_moments_go_on_to_the_next_scale(problem, config):
 # --- the loop ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [PYRAMID, ADAM], ids=["lbfgs", "adam"])
+@pytest.mark.parametrize(
+    "config", [PYRAMID, pytest.param(ADAM, marks=pytest.mark.slow)], ids=["lbfgs", "adam"]
+)
 def test_each_scale_starts_from_the_last_ones_image(problem, config):
     given, scales = problem(config), schedule((*FINE, 3), config)
     seen = list(run_scales(given, config, every=1))

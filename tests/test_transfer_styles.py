@@ -63,6 +63,7 @@ def test_a_blend_holds_in_every_region(transfer, paint, other, halves):
     assert (np.diff(np.sort(losses)) > 1e-3 * max(losses)).all()
 
 
+@pytest.mark.slow
 def test_regions_that_are_everywhere_change_nothing(transfer, small, paint):
     everywhere = jnp.ones((2, *small.shape[:2]))
     for config, regions, style in (
