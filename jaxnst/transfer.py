@@ -14,7 +14,8 @@ from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status, as_argument
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Problem, TransferState, finish, run_scales
+from jaxnst.rows import placements, put_rows, rows_on, rows_over
+from jaxnst.scales import Lift, Problem, TransferState, finish, once, run_scales
 from jaxnst.schedule import schedule
 from jaxnst.sources import Picture, checked_regions, pictures_of
 from jaxnst.vgg import Params
@@ -41,6 +42,7 @@ def style_transfer(
     blend: Sequence[float] | jax.Array | None = None,
     key: Key[Array, ""] | None = None,
     initial_image: Float[Array, "h w 3"] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     resume: TransferState | None = None,
     callback: Callable[[Progress], object] | None = None,
     every: int | None = None,
@@ -64,6 +66,8 @@ def style_transfer(
         key: for the noise; `jax.random.key(config.seed)` by default.
         initial_image: (H, W, 3), to start from in place of `config.init`; `config.noise_share`
             blends noise into it too.
+        devices: those over which the rows of the picture are spread, such as `jax.devices()`: each
+            holds and computes a part of it. None for the default device.
         resume: the `state` of a `Progress`, to continue from it with the same arguments and to the
             same bits as without the pause.
         callback: called about once a second with a `Progress`, whose `x` has the size of the
@@ -75,7 +79,8 @@ def style_transfer(
         its image is the best one so far, enlarged if the last scale was not reached.
 
     Raises:
-        TypeError, ValueError: an image, the weights or the state do not fit the config.
+        TypeError, ValueError: an image, the weights or the state do not fit the config, or the
+            devices do not divide the rows of each layer.
 
     >>> from pathlib import Path
     >>> import dataclasses, jaxnst
@@ -103,11 +108,20 @@ def style_transfer(
         key=key,
         initial_image=initial_image,
     )
-    problem = jax.device_put(problem)
-    last, interrupted = consume(run_scales(problem, config, resume=resume, every=every), callback)
     shape = problem.content.image.shape[:2]
+    lift: Lift = once
+    if devices is None:
+        problem = jax.device_put(problem)
+    else:
+        rows = rows_over(devices, config.objective, shape[0])
+        problem, lift = put_rows(problem, rows), rows_on(rows)
+        if resume is not None:
+            leaves = jax.device_put(resume.leaves, placements(resume.leaves, rows))
+            resume = resume._replace(leaves=leaves)
+    scales = run_scales(problem, config, lift=lift, resume=resume, every=every)
+    last, interrupted = consume(scales, callback)
     wrap = config.objective.circular
-    image, status, history = finish(last, shape, interrupted=interrupted, wrap=wrap)
+    image, status, history = finish(last, shape, lift=lift, interrupted=interrupted, wrap=wrap)
     return TransferResult(image, Status(int(status)), history)
 
 
