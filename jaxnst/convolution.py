@@ -166,6 +166,7 @@ _conv3x3_p.def_abstract_eval(_abstract)
 ad.defbilinear(_conv3x3_p, _by_x, _by_kernel)
 batching.primitive_batchers[_conv3x3_p] = _batch
 
+
 def _lower(context: Any, *arguments: Any, cpu: bool, **options: Any) -> Any:
     # Where the compiler splits arrays over devices, it can split its own convolution alone: of the
     # others' pads and reshapes it would gather all rows.

@@ -5,7 +5,7 @@ neighbouring devices exchange one row, and sums over positions are sums over dev
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax

@@ -141,6 +141,9 @@ def make_problem(
     (picture, *more), styles = pictures_of("content", content), pictures_of("style", style)
     if more:
         raise ValueError("content must be one picture, not a list")
+    # Half precision is enough to store pictures, but too coarse for noise, resizing and steps.
+    dtype = jnp.promote_types(picture.image.dtype, jnp.float32)
+    picture, styles = numbers((picture, styles), dtype)
     image = picture.image
     if unknown := set(config.objective.sources) - set(Problem._fields[:2]):
         raise ValueError(
@@ -148,7 +151,6 @@ def make_problem(
             "compute_targets and minimize"
         )
     regions = checked_regions(regions, image.shape, "content")
-    dtype = jnp.promote_types(image.dtype, jnp.float32)
     styles = with_shares(styles, regions, blend)
     coarsest = schedule(image.shape, config)[0].shape
     start = first_image(
@@ -161,7 +163,7 @@ def make_problem(
             "for all, or one for each"
         )
     return Problem(
-        content=numbers(picture, dtype),
+        content=picture,
         style=numbers(styles, dtype),
         regions=numbers(regions, dtype),
         start=numbers(start, dtype),
