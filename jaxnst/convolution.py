@@ -168,8 +168,8 @@ batching.primitive_batchers[_conv3x3_p] = _batch
 
 
 def _lower(context: Any, *arguments: Any, cpu: bool, **options: Any) -> Any:
-    # Where the compiler splits arrays over devices, it can split its own convolution alone: of the
-    # others' pads and reshapes it would gather all rows.
+    # Where the compiler spreads rows over devices, it splits its own convolution well, but gathers
+    # all rows for Winograd's tiles unless the devices divide them evenly.
     spread = getattr(context.module_context.axis_context, "num_devices", 1) > 1
     compute = partial(_compute, cpu=cpu and not spread)
     return mlir.lower_fun(compute, multiple_results=False)(context, *arguments, **options)
