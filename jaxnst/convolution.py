@@ -165,9 +165,19 @@ _conv3x3_p.def_impl(_evaluate)
 _conv3x3_p.def_abstract_eval(_abstract)
 ad.defbilinear(_conv3x3_p, _by_x, _by_kernel)
 batching.primitive_batchers[_conv3x3_p] = _batch
+
+
+def _lower(context: Any, *arguments: Any, cpu: bool, **options: Any) -> Any:
+    # Where the compiler spreads rows over devices, it splits its own convolution well, but gathers
+    # all rows for Winograd's tiles unless the devices divide them evenly.
+    spread = getattr(context.module_context.axis_context, "num_devices", 1) > 1
+    compute = partial(_compute, cpu=cpu and not spread)
+    return mlir.lower_fun(compute, multiple_results=False)(context, *arguments, **options)
+
+
 for _platform in (None, "cpu"):
-    _lowering = mlir.lower_fun(partial(_compute, cpu=_platform == "cpu"), multiple_results=False)
-    mlir.register_lowering(_conv3x3_p, _lowering, platform=_platform)
+    _rule = partial(_lower, cpu=_platform == "cpu")
+    mlir.register_lowering(_conv3x3_p, _rule, platform=_platform)
 
 
 def direct_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -76,7 +76,7 @@ def first_image(
                 f"initial_image must have the shape {tuple(content.shape)} of the content, not "
                 f"{tuple(initial_image.shape)}"
             )
-        image = initial_image
+        image = initial_image.astype(content.dtype)
     elif config.init == "style":
         image = _fill(styles[0].image, content.shape[:2])
     elif config.init == "mean":

@@ -166,7 +166,8 @@ def minimize(
         A `Result`. Ctrl-C ends the run with the result of the last chunk and status INTERRUPTED.
 
     Raises:
-        TypeError: the optimiser has to call the loss itself, as line searches do.
+        TypeError: the optimiser has to call the loss itself, as line searches do, or `x0` is in
+            float16.
         ValueError: `num_steps` or `every` is not a positive integer, or the loss is not one number.
 
     >>> import jax, jax.numpy as jnp, optax
@@ -180,6 +181,11 @@ def minimize(
     check_num_steps("num_steps", num_steps)
     if every is not None:
         check_num_steps("every", every)
+    if any(jnp.result_type(leaf) == jnp.float16 for leaf in jax.tree.leaves(x0)):
+        raise TypeError(
+            "x0 must be float32, float64 or bfloat16, not float16, in which gradients overflow and "
+            'squares vanish; take x0.astype("float32")'
+        )
     optimizer = as_argument(optimizer)
     begin, advance, recover = _programs(value_and_grad)
     state = begin(x0, optimizer, args)

@@ -15,7 +15,8 @@ from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status, as_argument
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Problem, TransferState, finish, run_scales
+from jaxnst.rows import placements, put_rows, rows_on, rows_over
+from jaxnst.scales import Lift, Problem, TransferState, finish, once, run_scales
 from jaxnst.schedule import schedule
 from jaxnst.sources import Picture, checked_regions, pictures_of
 from jaxnst.vgg import Params
@@ -42,6 +43,7 @@ def style_transfer(
     blend: Sequence[float] | jax.Array | None = None,
     key: Key[Array, ""] | None = None,
     initial_image: Float[Array, "h w 3"] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     resume: TransferState | None = None,
     callback: Callable[[Progress], object] | None = None,
     every: int | None = None,
@@ -65,6 +67,8 @@ def style_transfer(
         key: for the noise; `jax.random.key(config.seed)` by default.
         initial_image: (H, W, 3), to start from in place of `config.init`; `config.noise_share`
             blends noise into it too.
+        devices: those over which the rows of the picture are spread, such as `jax.devices()`: each
+            holds and computes a part of it. None for the default device.
         resume: the `state` of a `Progress`, to continue from it with the same arguments and to the
             same bits as without the pause.
         callback: called about once a second with a `Progress`, whose `x` has the size of the
@@ -76,7 +80,8 @@ def style_transfer(
         its image is the best one so far, enlarged if the last scale was not reached.
 
     Raises:
-        TypeError, ValueError: an image, the weights or the state do not fit the config.
+        TypeError, ValueError: an image, the weights or the state do not fit the config, or the
+            devices do not divide the rows of each layer.
 
     >>> from pathlib import Path
     >>> import dataclasses, jaxnst
@@ -104,12 +109,23 @@ def style_transfer(
         key=key,
         initial_image=initial_image,
     )
-    problem = jax.device_put(problem)
-    config = fit_tile(problem, config)
-    last, interrupted = consume(run_scales(problem, config, resume=resume, every=every), callback)
     shape = problem.content.image.shape[:2]
+    lift: Lift = once
+    if devices is None:
+        problem = jax.device_put(problem)
+        config = fit_tile(problem, config)
+    elif config.tile is not None:
+        raise ValueError("tiles and devices part a picture in two ways: leave out one of them")
+    else:
+        rows = rows_over(devices, config.objective, shape[0])
+        problem, lift = put_rows(problem, rows), rows_on(rows)
+        if resume is not None:
+            leaves = jax.device_put(resume.leaves, placements(resume.leaves, rows))
+            resume = resume._replace(leaves=leaves)
+    scales = run_scales(problem, config, lift=lift, resume=resume, every=every)
+    last, interrupted = consume(scales, callback)
     wrap = config.objective.circular
-    image, status, history = finish(last, shape, interrupted=interrupted, wrap=wrap)
+    image, status, history = finish(last, shape, lift=lift, interrupted=interrupted, wrap=wrap)
     return TransferResult(image, Status(int(status)), history)
 
 
@@ -129,6 +145,9 @@ def make_problem(
     (picture, *more), styles = pictures_of("content", content), pictures_of("style", style)
     if more:
         raise ValueError("content must be one picture, not a list")
+    # Half precision is enough to store pictures, but too coarse for noise, resizing and steps.
+    dtype = jnp.promote_types(picture.image.dtype, jnp.float32)
+    picture, styles = numbers((picture, styles), dtype)
     image = picture.image
     if unknown := set(config.objective.sources) - set(Problem._fields[:2]):
         raise ValueError(
@@ -136,7 +155,6 @@ def make_problem(
             "compute_targets and minimize"
         )
     regions = checked_regions(regions, image.shape, "content")
-    dtype = jnp.promote_types(image.dtype, jnp.float32)
     styles = with_shares(styles, regions, blend)
     coarsest = schedule(image.shape, config)[0].shape
     start = first_image(
@@ -149,7 +167,7 @@ def make_problem(
             "for all, or one for each"
         )
     return Problem(
-        content=numbers(picture, dtype),
+        content=picture,
         style=numbers(styles, dtype),
         regions=numbers(regions, dtype),
         start=numbers(start, dtype),

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,22 @@ from jaxnst.app import cli
 def environment(**more: str) -> dict[str, str]:
     """Variables for a process that runs this package."""
     return os.environ | {"PYTHONPATH": str(Path(jaxnst.__file__).parents[1])} | more
+
+
+def on_devices(count: int, script: str) -> dict[str, Any]:
+    """What a script writes into its dict `out`, in a process whose CPU is `count` devices."""
+    flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={count}"
+    script = "import json, sys\nimport jax, numpy as np\nout = {}\n" + script
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script + "\njson.dump(out, sys.stdout)"],
+        env=environment(XLA_FLAGS=flags, JAX_PLATFORMS="cpu"),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @contextlib.contextmanager

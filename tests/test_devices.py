@@ -1,13 +1,9 @@
 """Lanes over several devices, and their memory."""
 
-import json
-import os
-import subprocess
-import sys
-
 import jax
 import psutil
 import pytest
+from helpers import on_devices
 
 from jaxnst.devices import free_memory, group_size
 
@@ -45,8 +41,7 @@ def test_free_memory_is_a_share_of_what_is_free():
 
 
 ON_EIGHT = """
-import json, re, sys
-import jax, numpy as np
+import re
 import jaxnst
 from jaxnst import Content, Lbfgs, LossWeights, Objective, Penalty, Style, lanes
 from jaxnst.pyramid import resize
@@ -87,7 +82,6 @@ def run(count, devices, lane_batch=64):
     )
     return results, sorted(set(used))
 
-out = {}
 lanes.lanes_on = spied
 single, out["one"] = run(12, jax.devices()[:1])
 for count, lane_batch in ((12, 8), (12, 16), (3, 64)):
@@ -100,23 +94,13 @@ for count, lane_batch in ((12, 8), (12, 16), (3, 64)):
 collectives = r"all-reduce|all-gather|all-to-all|collective|reduce-scatter|partition-id"
 out["collectives"] = sorted({m for text in texts for m in re.findall(collectives, text)})
 out["convolutions"] = [len(re.findall("convolution", text)) for text in texts]
-json.dump(out, sys.stdout)
 """
 
 
 @pytest.fixture(scope="module")
 def on_eight():
     """The findings of a process with eight devices."""
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ON_EIGHT],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return on_devices(8, ON_EIGHT)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,15 @@ def test_loss_targets_and_weights_go_through_export(described, params):
     assert set(terms) == set(SHALLOW.terms)
 
 
+def test_the_gradient_can_be_exported_for_cuda_without_it(described, params):
+    grad = jax.jit(partial(loss_and_grad, objective=SHALLOW))
+    exported = export.export(grad, platforms=("cuda",))(described[0], params, described[1], WEIGHTS)
+    again = export.deserialize(exported.serialize())
+    assert again.platforms == ("cuda",) and again.out_avals[-1].shape == described[0].shape
+    # Two convolutions and their transposes, by the device's own algorithm.
+    assert again.mlir_module().count("stablehlo.convolution") == 4
+
+
 @jax.jit
 def everything(content, style, params):
     """Targets of blends and of regions, then the loss and its gradient."""

