@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnst.objective import Objective
 from jaxnst.scales import Lift, Problem
+from jaxnst.terms import network_layers
 from jaxnst.vgg import min_size
 
 ROWS = "rows"  #: the axis of the mesh over which the rows of a picture are spread
@@ -30,13 +31,14 @@ def rows_over(devices: Sequence[jax.Device], objective: Objective, height: int) 
     """Return a mesh of these devices for pictures of a height.
 
     Raises:
-        ValueError: there are no devices, a term is no mean or sum over positions, or the devices do
-            not divide the height.
+        ValueError: there are no devices, a term of features is no mean or sum over positions, or
+            the devices do not divide the height.
     """
     if not (count := len(devices)):
         raise ValueError("devices must be one or more, not none; leave it out for one")
     for name, term in objective.terms.items():
-        if count > 1 and not getattr(term, "additive", True):
+        apart = getattr(term, "additive", True) or not network_layers([term])
+        if count > 1 and not apart:
             raise ValueError(
                 f"the term {name!r} must be a mean or a sum over positions to be computed on "
                 f"{count} devices, not {term}; leave out either the term or the devices"
