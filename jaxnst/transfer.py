@@ -81,7 +81,7 @@ def style_transfer(
 
     Raises:
         TypeError, ValueError: an image, the weights or the state do not fit the config, or the
-            devices do not divide the rows of each layer.
+            devices do not divide the rows of each layer, or the config has tiles as well.
 
     >>> from pathlib import Path
     >>> import dataclasses, jaxnst
@@ -115,7 +115,10 @@ def style_transfer(
         problem = jax.device_put(problem)
         config = fit_tile(problem, config)
     elif config.tile is not None:
-        raise ValueError("tiles and devices part a picture in two ways: leave out one of them")
+        raise ValueError(
+            f"tile must be None, not {config.tile!r}, where devices divide the picture; leave out "
+            "either the tile or the devices"
+        )
     else:
         rows = rows_over(devices, config.objective, shape[0])
         problem, lift = put_rows(problem, rows), rows_on(rows)

@@ -1,13 +1,15 @@
 """One picture whose rows are spread over several devices."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from helpers import on_devices
-from shallow import OBJECTIVE
+from shallow import OBJECTIVE, SHORT, WEIGHTS
 
-from jaxnst import Objective, Style, autocorrelation
+from jaxnst import Objective, Style, autocorrelation, style_transfer
 from jaxnst.rows import rows_over
 
 SPECTRUM = Objective({"style": Style(("relu1_1",), statistic=autocorrelation)})
@@ -74,7 +76,7 @@ def test_the_loss_and_gradient_of_a_larger_picture_are_those_on_one_device(count
     found = on_devices(count, "SHAPE = 384, 512" + LOSS)
     check_loss(found, 384, 512, count)
     # Each device has a part of the activations, and all of the kernels.
-    assert found["memory"] < 1 / count + 0.15
+    assert found["memory"] < 1 / count + 0.2
 
 
 TRANSFER = """
@@ -129,6 +131,15 @@ def test_a_transfer_on_four_devices_is_that_on_one_and_resumes_to_the_same_bits(
 def test_what_devices_cannot_divide_is_refused(count, height, objective, message):
     with pytest.raises(ValueError, match=message):
         rows_over(jax.devices()[:1] * count, objective, height)
+
+
+@pytest.mark.parametrize("tile", [64, "auto"])
+def test_tiles_and_devices_together_are_refused(tile, params):
+    picture, config = jnp.ones((32, 32, 3)), replace(SHORT, tile=tile)
+    with pytest.raises(ValueError, match=f"tile must be None, not {tile!r}"):
+        style_transfer(
+            picture, picture, params=params, weights=WEIGHTS, config=config, devices=jax.devices()
+        )
 
 
 def test_one_device_takes_any_height_and_term():
