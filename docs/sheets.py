@@ -16,6 +16,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import skimage.data
+from PIL import Image
 
 import jaxnst
 from jaxnst.app.cli import main as jaxnst_command
@@ -98,6 +99,12 @@ def make(line: str, folder: Path) -> np.ndarray:
     return np.asarray(jaxnst.load_image(output))
 
 
+def save(name: str, sheet: np.ndarray) -> None:
+    """Write a sheet in a quality that keeps the repository light."""
+    pixels = np.uint8(np.asarray(sheet) * 255 + 0.5)
+    Image.fromarray(pixels).save(FOLDER / f"{name}.jpg", quality=85, optimize=True)
+
+
 def by_commands(name: str, folder: Path) -> None:
     images, labels = [], []
     words = " ".join(COMMANDS[name]).split()
@@ -108,7 +115,7 @@ def by_commands(name: str, folder: Path) -> None:
     for line in COMMANDS[name]:
         images.append(make(line, folder))
         labels.append(line.partition(" ")[2])
-    jaxnst.save_image(FOLDER / f"{name}.jpg", contact_sheet(images, labels, size=SIZE))
+    save(name, contact_sheet(images, labels, size=SIZE))
 
 
 def statistics(folder: Path) -> None:
@@ -152,7 +159,7 @@ def statistics(folder: Path) -> None:
         )
         images.append(result.image)
         labels.append(name)
-    jaxnst.save_image(FOLDER / "statistics.jpg", contact_sheet(images, labels, size=SIZE))
+    save("statistics", contact_sheet(images, labels, size=SIZE))
 
 
 def tiles(folder: Path) -> None:
@@ -162,7 +169,7 @@ def tiles(folder: Path) -> None:
         for option in ("", " --tileable"):
             images.append(np.tile(make(line + option, folder), (2, 2, 1)))
             labels.append(f"{line}{option}, two by two")
-    jaxnst.save_image(FOLDER / "tiles.jpg", contact_sheet(images, labels, columns=2, size=2 * SIZE))
+    save("tiles", contact_sheet(images, labels, columns=2, size=2 * SIZE))
 
 
 SHEETS: dict[str, Callable[..., None]] = {"statistics": statistics, "tiles": tiles}
