@@ -234,7 +234,7 @@ def save_image(
             "choose another format or a smaller image"
         ) from error
     with replacing(path) as beside:
-        beside.write_bytes(encoded.getbuffer())
+        beside.write_bytes(encoded.getvalue())
 
 
 def keeps_opacity(path: PathLike) -> bool:

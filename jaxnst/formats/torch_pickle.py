@@ -156,8 +156,10 @@ _IGNORED = {
     "_codecs": "encode",  # the bytes of a NumPy scalar in protocol 2
     "argparse": "Namespace",
     "numpy": "dtype ndarray",
-    "pathlib._local": "PosixPath WindowsPath",
-    "pathlib": "Path PosixPath WindowsPath PurePosixPath PureWindowsPath",
+    **dict.fromkeys(
+        ("pathlib", "pathlib._local"),
+        "Path PosixPath WindowsPath PurePosixPath PureWindowsPath",
+    ),
     "torch": "Size device float16 bfloat16 float32 float64",
     **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), "scalar _reconstruct"),
     **dict.fromkeys(("__builtin__", "builtins"), "bool dict float int list long set str"),
