@@ -56,7 +56,7 @@ COMMANDS = {
         "transfer coffee night --pooling max",
         "transfer coffee night --padding replicate",
     ],
-    "variation": [f"transfer coffee night --tv-weight {weight}" for weight in (0, 1, 10)],
+    "variation": [f"transfer coffee night --tv-weight {weight}" for weight in ("0", "3e4", "3e5")],
     "mixed": ["mix night cells", "mix cells night", "mix night bricks"],
 }
 
