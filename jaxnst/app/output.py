@@ -1,6 +1,8 @@
 """Lines on standard output and standard error. What can be printed never decides what is made."""
 
+import os
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 
@@ -33,5 +35,10 @@ def _print(text: str, file: TextIO | None) -> None:
             # A file name may hold bytes that are no text.
             written = text.encode(encoding, "backslashreplace").decode(encoding)
             print(written, file=file, flush=True)
-    except (OSError, ValueError):
-        pass
+    except OSError:
+        # What was refused is still in the buffer: without this, Python tries again when it ends,
+        # fails, and changes the exit status.
+        with suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), file.fileno())  # type: ignore[union-attr]
+    except ValueError:
+        pass  # closed
