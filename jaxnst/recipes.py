@@ -28,6 +28,8 @@ class TransferConfig:
             whose last number holds for all further scales.
         min_size: least long side of the coarser scales in pixels; None for a single scale.
         scale_factor: ratio between the sides of neighbouring scales.
+        details: strength of the styles' fine details in what a finer scale starts with
+            (`details.refine`); 0 starts it with the enlarged image of the scale before.
         seed: of the noise, unless `style_transfer` gets a key.
         style_scale: the size of strokes apart from that of the picture: a style's long side as a
             multiple of the picture's, at every scale; one number for all styles, or a tuple with
@@ -72,6 +74,10 @@ class TransferConfig:
     scale_factor: float = field(
         default=2.0, metadata={"help": "ratio between the sides of neighbouring scales"}
     )
+    details: float = field(
+        default=1.0,
+        metadata={"help": "strength of the style's fine details where a finer scale starts"},
+    )
     seed: int = field(default=0, metadata={"help": "seed of the noise"})
     style_scale: float | tuple[float, ...] | None = field(
         default=None,
@@ -107,6 +113,8 @@ class TransferConfig:
             raise ValueError(f"noise_share must be a number from 0 to 1, not {self.noise_share!r}")
         if not math.isfinite(self.noise_exponent):
             raise ValueError(f"noise_exponent must be a finite number, not {self.noise_exponent!r}")
+        if not (math.isfinite(self.details) and self.details >= 0):
+            raise ValueError(f"details must be a number of 0 or more, not {self.details!r}")
         if isinstance(self.style_scale, list | tuple):
             object.__setattr__(self, "style_scale", tuple(self.style_scale))
         for scale in self.style_scales(1):
@@ -138,7 +146,9 @@ class TransferConfig:
     @property
     def of_programs(self) -> "TransferConfig":
         """The part on which compiled programs depend, the rest at its defaults."""
-        return TransferConfig(self.objective, style_scale=self.style_scale, tile=self.tile)
+        return TransferConfig(
+            self.objective, details=self.details, style_scale=self.style_scale, tile=self.tile
+        )
 
     def style_scales(self, count: int) -> tuple[float | None, ...]:
         """Return `style_scale` as a tuple, for this number of styles if it is one for all."""

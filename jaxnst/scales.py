@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnst.details import refine
 from jaxnst.history import History, history_of, join, last_of
 from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Chunk, Progress, run
 from jaxnst.objective import Targets, loss_and_grad
 from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
-from jaxnst.pyramid import Shape, carry_moments, refine, resize_unless
+from jaxnst.pyramid import Shape, carry_moments, resize_unless
 from jaxnst.recipes import TransferConfig
 from jaxnst.schedule import schedule
 from jaxnst.sources import Picture, resize_regions, shrink_picture
@@ -80,20 +81,19 @@ def begin(
     here = problem._replace(content=content, style=styles)
     sources = {name: getattr(here, name) for name in config.objective.sources}
     targets = compute_targets(sources, problem.params, **_options(config))
-    x = problem.start
+    regions = resize_regions(problem.regions, shape)
     if previous is None:
-        x = resize_unless(x, shape, wrap=wrap)
+        x = resize_unless(problem.start, shape, wrap=wrap)
     else:
-        # Departs from crowsonkb, whose scales start from a blurred image and must recover the
-        # details of the content that coarser scales could not show.
-        images = [style.image for style in styles]
-        x = refine(outcome(previous), x, images, *shape, wrap=wrap)
+        x = refine(
+            outcome(previous), styles, shape, details=config.details, regions=regions, wrap=wrap
+        )
     state = init(
         _value_and_grad(config),
         x,
         problem,
         targets,
-        resize_regions(problem.regions, shape),
+        regions,
         optimizer=problem.optimizer,
         evaluation=0 if previous is None else previous.evaluation,
     )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnst.losses import gram_matrix, is_additive, is_sum, mean_squared_error
-from jaxnst.variation import total_variation
+from jaxnst.penalties import total_variation
 from jaxnst.vgg import check_layers
 
 #: (h, w, c) features by layer. "image" is a layer too: the picture itself.

@@ -50,10 +50,9 @@ def style_transfer(
 ) -> TransferResult:
     """Give `content` the style of one or several pictures (Gatys et al. 2016).
 
-    With `config.min_size` it works from coarse to fine: each scale starts from the image of the
-    last one. It adds details of the first image that only the finer scale can show, about as strong
-    as those of the style (`pyramid.refine`). Styles are resized along with the content, but never
-    enlarged.
+    With `config.min_size` it works from coarse to fine: each scale starts from the enlarged image
+    of the last one, with fine details of the styles (`config.details`). Styles are resized along
+    with the content, but never enlarged.
 
     Args:
         content: (H, W, 3), sRGB in [0, 1], or a `Picture`, compared only within its regions.

@@ -65,9 +65,25 @@ def pastiche(image, content, style, shares=(1, 1, 1, 1, 1), scale=10.0, content_
     return {"content": content_scale * content_loss(image, content), "style": scale * total}
 
 
+def relative(x, y):
+    return np.sum((x - y) ** 2) / np.sum(y**2)
+
+
 def default(image, content, style):
-    """As pastiche, with eight times the content, and more of what average pooling makes small."""
-    return pastiche(image, content, style, (1, 1, 12, 3, 1000), content_scale=0.08)
+    """Every loss is relative to its target."""
+    grams = [[flatten(x[layer]) @ flatten(x[layer]).T for layer in STYLE] for x in (image, style)]
+    counts = [[x[layer][..., 0].size for layer in STYLE] for x in (image, style)]
+    errors = [
+        relative(x / m, y / n)
+        for x, m, y, n in zip(grams[0], counts[0], grams[1], counts[1], strict=True)
+    ]
+    x = image["image"]
+    return {
+        "content": relative(image["relu4_2"], content["relu4_2"]),
+        "style": 4 * np.dot((1, 1, 1, 1, 0.03), errors),
+        "tv": np.mean((x[1:] - x[:-1]) ** 2) + np.mean((x[:, 1:] - x[:, :-1]) ** 2),
+        "range": 1e3 * mse(x, np.clip(x, 0, 1)),
+    }
 
 
 def gatys_pytorch(image, content, style):

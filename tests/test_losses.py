@@ -14,7 +14,7 @@ from jaxnst.losses import (
     raw_gram_matrix,
     relative_squared_error,
 )
-from jaxnst.variation import total_variation
+from jaxnst.penalties import out_of_range, total_variation
 from jaxnst.vgg import extract_features
 
 ERRORS = [mean_squared_error, half_squared_error]
@@ -229,3 +229,16 @@ def test_the_relative_error_agrees_with_numpy_and_is_finite_for_a_target_of_0():
         np.testing.assert_allclose(grad[k], 2 * (x[k] - y[k]) / size, rtol=1e-4)
     value, grad = jax.value_and_grad(relative_squared_error)(jnp.zeros(3), jnp.zeros(3))
     assert value == 0 and not grad.any()
+
+
+def test_out_of_range_is_the_mean_squared_distance_from_the_range():
+    image = np.random.default_rng(0).normal(0.5, 0.5, (5, 7, 3))
+    where = np.random.default_rng(1).uniform(size=(5, 7))
+    squares = np.where(image < 0, image, np.where(image > 1, image - 1, 0)) ** 2
+    np.testing.assert_allclose(out_of_range(jnp.asarray(image)), squares.mean(), rtol=1e-5)
+    weighed = (squares.mean(2) * where).sum() / where.sum()
+    np.testing.assert_allclose(out_of_range(jnp.asarray(image), where), weighed, rtol=1e-5)
+    grad = jax.grad(out_of_range)(jnp.array([[[0.0, 1.0, 0.5]]]))
+    np.testing.assert_array_equal(grad, 0)
+    with pytest.raises(ValueError, match="image"):
+        out_of_range(jnp.zeros((4, 4)))

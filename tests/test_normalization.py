@@ -1,4 +1,4 @@
-"""Terms with a normalised gradient, against NumPy at the network's layers."""
+"""Terms whose weights mean the same for all pictures, against NumPy at the network's layers."""
 
 from functools import partial
 
@@ -14,9 +14,13 @@ from jaxnst import (
     NormalizedGradient,
     Objective,
     Penalty,
+    Picture,
+    RelativeContent,
     Style,
     compute_targets,
+    half_squared_error,
     loss_and_grad,
+    mean_squared_error,
     perceptual_loss,
 )
 
@@ -139,3 +143,40 @@ def test_the_derivative_by_the_target_is_that_of_the_term(problem, params):
         for o in (Objective(TERMS), OBJECTIVE)
     )
     assert_close(normalized["style"], plain["style"], 1e-5)
+
+
+@pytest.mark.parametrize("distance", [mean_squared_error, half_squared_error])
+@pytest.mark.parametrize("tile", [None, 16])
+def test_relative_content_is_divided_by_the_size_of_its_target(
+    distance, tile, content, style, params
+):
+    objective = Objective({"content": RelativeContent(LAYERS, distance)})
+    image, photo = style[:40, :48], content[:40, :48]
+    masks = np.random.default_rng(0).uniform(size=(2, 40, 48)).astype(np.float32)
+
+    def score(source):
+        targets = compute_targets({"content": source}, params, objective=objective)
+        args = image, params, targets, LossWeights.ones(objective)
+        return float(perceptual_loss(*args, objective=objective, tile=tile)[0])
+
+    seen, wanted = (vgg19(x, params, "max", LAYERS)[0] for x in (image, photo))
+    ratios = [np.sum((seen[k] - wanted[k]) ** 2) / np.sum(wanted[k] ** 2) for k in LAYERS]
+    assert score(photo) == pytest.approx(sum(ratios), rel=1e-5)
+    # In regions it is the mean of the ratios, as if each were a picture of its own.
+    here = compute_targets({"content": Picture(photo, masks)}, params, objective=objective)
+    total = 0.0
+    for layer in LAYERS:
+        for where in np.asarray(here["content"][layer][1], np.float64):
+            squares = ((seen[layer] - wanted[layer]) ** 2 * where[:, :, None]).sum()
+            total += squares / (wanted[layer] ** 2 * where[:, :, None]).sum() / len(masks)
+    assert score(Picture(photo, masks)) == pytest.approx(total, rel=1e-4)
+
+
+def test_relative_content_of_a_black_picture_is_finite(params):
+    objective = Objective({"content": RelativeContent(("image",))})
+    black = jnp.zeros((16, 16, 3))
+    targets = compute_targets({"content": black}, params, objective=objective)
+    (loss, _), grad = loss_and_grad(
+        black, params, targets, LossWeights.ones(objective), objective=objective
+    )
+    assert float(loss) == 0 and np.isfinite(grad).all()

@@ -42,8 +42,8 @@ NETWORKS = {
 
 
 def test_every_preset_has_a_formula_here():
-    # test_samples.py has the formulas of the terms of these two.
-    assert set(PRESETS) == {*FORMULAS, "strotss-like", "nnst-like"}
+    # test_samples.py has the formulas of the terms of the last two.
+    assert set(PRESETS) == {*FORMULAS, "fast", "fine", "strotss-like", "nnst-like"}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_loss_and_gradient_agree_with_the_formula(name, painting, pictures, seen
     expected = formula("image")
     assert expected.keys() == terms.keys()
     for term, value in expected.items():
-        assert term == "tv" or value > 0
+        assert term in ("tv", "range") or value > 0
         np.testing.assert_allclose(terms[term], value, rtol=1e-4)
     np.testing.assert_allclose(loss, sum(expected.values()), rtol=1e-4)
 
@@ -130,12 +130,23 @@ def test_loss_and_gradient_agree_with_the_formula(name, painting, pictures, seen
 GOLDEN = np.load(Path(__file__).parent / "assets" / "recipes_golden.npz")
 
 
+def first_default():
+    """The recipe "default" of version 0.1.0."""
+    config, weights = preset("pastiche")
+    objective = replace(config.objective, pooling="average")
+    shares = {"relu3_1": 12.0, "relu4_1": 3.0, "relu5_1": 1000.0}
+    layers = weights.layers["style"]
+    layers = {layer: share * shares.get(layer, 1.0) for layer, share in layers.items()}
+    weights = weights.replace(content=0.08).replace_layers(style=layers)
+    return replace(config, objective=objective, optimizer=Lbfgs()), weights
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["default", "article", "gatys2016"])
 def test_recipes_make_the_pictures_of_version_0_1_0(name, params):
     """In float64, where rounding does not grow along a run: see assets/make_recipe_golden.py."""
     demo = Path(jaxnst.__file__).parent / "demo"
-    config, weights = preset(name)
+    config, weights = first_default() if name == "default" else preset(name)
     config = replace(config, objective=replace(config.objective, dtype="float64"), num_steps=20)
     with double_precision():
         content, style = (
@@ -152,6 +163,8 @@ def test_how_the_recipes_run():
     configs = {name: preset(name).config for name in PRESETS}
     assert {name: (c.init, c.num_steps, c.min_size) for name, c in configs.items()} == {
         "default": ("content", 100, 128),  # from coarse to fine
+        "fast": ("content", (100, 50, 25), 128),
+        "fine": ("content", 300, 128),
         "article": ("content", 300, None),
         "gatys2016": ("noise", 500, None),
         "pastiche": ("content", 1000, None),
@@ -167,10 +180,28 @@ def test_how_the_recipes_run():
     assert optimizers.pop("strotss-like") == optimizers.pop("nnst-like") == Adam(0.01)
     assert optimizers.pop("anishathalye") == Adam(10 / 255)
     assert optimizers.pop("crowsonkb") == Adam(0.02, b1=0.9, b2=0.99, average=0.99, clamp=True)
-    assert optimizers.pop("default") == optimizers.pop("gatys2016") == Lbfgs()
+    for name in ("default", "fast", "fine", "gatys2016"):
+        assert optimizers.pop(name) == Lbfgs()
     assert set(optimizers.values()) == {Lbfgs(memory=100)}
     assert GEOMETRY.keys() == {"article", "gatys-pytorch"}
     assert GEOMETRY["article"] == Geometry(size=256, fit="short", crop=True)
+
+
+def test_fast_and_fine_are_the_default_recipe_in_other_times():
+    config, weights = preset("default")
+    for name in ("fast", "fine"):
+        other = preset(name)
+        assert other.weights == weights
+        assert replace(other.config, num_steps=config.num_steps) == config
+
+
+def test_only_our_own_recipes_paint_in_details():
+    details = {name: preset(name).config.details for name in PRESETS}
+    assert {name for name, value in details.items() if value and preset(name).config.min_size} == {
+        "default",
+        "fast",
+        "fine",
+    }
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import optax
 import pytest
 from PIL import Image
 
-from jaxnst.pyramid import carry_moments, pyramid_shapes, refine, resize, shrink
+from jaxnst.pyramid import carry_moments, pyramid_shapes, resize, shrink
 
 
 def smooth(height, width):
@@ -88,19 +88,18 @@ def test_an_image_that_tiles_is_resized_as_the_middle_of_its_copies(shape):
     np.testing.assert_allclose(resize(image, *shape, wrap=True), expected, atol=1e-5)
 
 
-def test_details_and_moments_of_an_image_that_tiles_are_carried_over_its_edges():
+def test_moments_of_an_image_that_tiles_are_carried_over_its_edges():
     image, start = noise(0, 16, 16), noise(1, 32, 32)
     optimizer = optax.adam(0.1)
     fresh = optimizer.init(start)
     _, state = optimizer.update(image, optimizer.init(image))
 
-    def carry(image, start, state):
+    def carry(state):
         moments = carry_moments(state, fresh, start.shape, wrap=True)[0]
-        return refine(image, start, [], 32, 32, wrap=True), moments.mu, moments.nu
+        return moments.mu, moments.nu
 
-    shifted = jax.tree.map(lambda x: jnp.roll(x, (3, 5), (0, 1)) if x.ndim else x, (image, state))
-    shifted = carry(shifted[0], jnp.roll(start, (6, 10), (0, 1)), shifted[1])
-    for found, plain in zip(shifted, carry(image, start, state), strict=True):
+    shifted = jax.tree.map(lambda x: jnp.roll(x, (3, 5), (0, 1)) if x.ndim else x, state)
+    for found, plain in zip(carry(shifted), carry(state), strict=True):
         np.testing.assert_allclose(found, jnp.roll(plain, (6, 10), (0, 1)), atol=1e-6)
 
 
@@ -121,83 +120,8 @@ def test_shrink_never_enlarges():
     assert shrink(image, 1e-6).shape == (1, 1, 3)
 
 
-# --- from scale to scale --------------------------------------------------------------------------
-
-
 def noise(seed, height, width):
     return jax.random.uniform(jax.random.key(seed), (height, width, 3), minval=0.3, maxval=0.6)
-
-
-def test_an_unchanged_image_gets_all_its_details_back():
-    start = noise(0, 20, 28)
-    refined = refine(resize(start, 10, 14), start, [], 20, 28)
-    np.testing.assert_allclose(refined, start, atol=1e-6)
-    # At a scale between, too.
-    refined = refine(resize(start, 5, 7), start, [], 10, 14)
-    np.testing.assert_allclose(refined, resize(start, 10, 14), atol=1e-6)
-
-
-def test_the_change_of_the_coarser_scale_is_carried():
-    start, change = noise(0, 20, 28), 0.1 * noise(1, 10, 14)
-    refined = refine(resize(start, 10, 14) + change, start, [], 20, 28)
-    np.testing.assert_allclose(refined, start + resize(change, 20, 28), atol=1e-6)
-
-
-def test_a_coarse_start_adds_no_details():
-    image, start = noise(0, 10, 14), noise(1, 5, 7)
-    np.testing.assert_array_equal(refine(image, start, [], 20, 28), resize(image, 20, 28))
-    same = noise(2, 10, 14)
-    np.testing.assert_array_equal(refine(image, same, [], 20, 28), resize(image, 20, 28))
-
-
-def details(image):
-    height, width = image.shape[:2]
-    return np.asarray(image - resize(resize(image, height // 2, width // 2), height, width))
-
-
-@pytest.mark.parametrize(("strength", "gain"), [(0.5, None), (2, None), (0.1, 1 / 3), (9, 3)])
-def test_details_become_as_strong_as_those_of_the_styles(strength, gain):
-    """Or three times as strong or as weak, where more is asked for."""
-    grey, start = jnp.full((10, 14, 3), 0.5), 0.45 + 0.1 * (noise(0, 20, 28) - 0.45)
-    styles = [0.45 + 0.1 * strength * (noise(seed, 18, 24) - 0.45) for seed in (1, 2)]
-    found = details(start)
-    if gain is None:
-        wanted = np.mean([details(style) ** 2 for style in styles])
-        gain = np.sqrt(wanted / np.mean(found**2))
-    refined = refine(grey, start, styles, 20, 28)
-    np.testing.assert_allclose(refined, 0.5 + gain * found, atol=1e-6)
-
-
-def test_flat_starts_and_styles_add_nothing():
-    flat, grey = jnp.full((20, 28, 3), 0.4), jnp.full((10, 14, 3), 0.5)
-    np.testing.assert_allclose(refine(grey, flat, [noise(0, 20, 28)], 20, 28), 0.5, atol=1e-6)
-    np.testing.assert_allclose(
-        refine(grey, noise(0, 20, 28), [flat], 20, 28),
-        0.5 + details(noise(0, 20, 28)) / 3,
-        atol=1e-6,
-    )
-
-
-def test_refine_stays_within_the_range_of_images():
-    start = jnp.asarray(np.indices((16, 16)).sum(0)[:, :, None] % 2, jnp.float32)
-    refined = refine(jnp.ones((8, 8, 1)), start, [], 16, 16)
-    assert float(refined.max()) == 1 and 0 <= float(refined.min()) < 1
-
-
-def test_refine_under_jit_vmap_and_grad():
-    images, starts = noise(0, 3 * 10, 14).reshape(3, 10, 14, 3), noise(1, 3 * 20, 28)
-    starts = starts.reshape(3, 20, 28, 3)
-    lanes = jax.jit(jax.vmap(lambda image, start: refine(image, start, [], 20, 28)))(images, starts)
-    for lane, image, start in zip(lanes, images, starts, strict=True):
-        np.testing.assert_allclose(lane, refine(image, start, [], 20, 28), atol=1e-6)
-    # Each pixel of the image is shared out whole.
-    grad = jax.grad(lambda image: refine(image, starts[0], [], 20, 28).sum())(images[0])
-    np.testing.assert_allclose(grad.mean(), 4, rtol=1e-3)
-
-
-def test_refine_refuses():
-    with pytest.raises(ValueError, match="height"):
-        refine(noise(0, 4, 4), noise(1, 8, 8), [], 0, 8)
 
 
 # --- the optimiser's state -----------------------------------------------------------------------

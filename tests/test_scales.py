@@ -11,9 +11,10 @@ import pytest
 from shallow import OBJECTIVE, WEIGHTS
 
 from jaxnst import Adam, Lbfgs, Status, TransferConfig, outcome, preset, style_transfer
-from jaxnst.pyramid import refine, shrink
+from jaxnst.details import refine
 from jaxnst.scales import advance, begin, run_scales
 from jaxnst.schedule import schedule
+from jaxnst.sources import shrink_picture
 from jaxnst.transfer import make_problem
 
 PYRAMID = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=3), min_size=24, num_steps=(5, 3))
@@ -159,8 +160,8 @@ def test_each_scale_starts_from_the_last_ones_image(problem, config):
     assert [bool(progress.done) for progress in seen] == [False] * (len(seen) - 1) + [True]
     # The first loss at the next scale is that of the last one's answer with finer details.
     (_, first_steps), (shape, _), *_ = scales
-    styles = [shrink(picture.image, max(shape) / max(FINE)) for picture in given.style]
-    before = refine(seen[first_steps - 1].x, given.content.image, styles, *shape)
+    styles = [shrink_picture(picture, max(shape) / max(FINE)) for picture in given.style]
+    before = refine(seen[first_steps - 1].x, styles, shape)
     start, go = programs(config)
     targets, state = start(given, None, shape=shape)
     _, info = go(given, targets, state._replace(x=before), 1)

@@ -1,4 +1,4 @@
-"""Total variations: penalties on the differences between neighbouring pixels."""
+"""Penalties on a picture itself: total variations, and values out of range."""
 
 import jax
 import jax.numpy as jnp
@@ -123,3 +123,18 @@ def _mean(values: jax.Array, where: Where) -> jax.Array:
 def _abs(x: jax.Array) -> jax.Array:
     # At 0 the gradient of jnp.abs is 1, which would push flat areas. Here it is 0.
     return x * jnp.sign(x)
+
+
+def out_of_range(image: Float[Array, "h w c"], where: Where = None) -> Float[Array, ""]:
+    """Return the mean squared distance of the values from the range [0, 1].
+
+    The finished picture is clipped, and with this penalty little is. Arguments and exceptions are
+    those of `total_variation`.
+
+    >>> import jax.numpy as jnp
+    >>> float(out_of_range(jnp.array([[[0.5], [1.5]], [[1.0], [0.0]]])))
+    0.0625
+    """
+    check_features(image, where, "image")
+    image = accumulate(image)
+    return mean_values(jnp.square(image - jnp.clip(image, 0, 1)), where)
