@@ -13,10 +13,10 @@ from jaxnst.losses import accumulate
 from jaxnst.pyramid import Shape, resize, shrink
 from jaxnst.sources import Picture
 
-PATCH = 8  #: side of the patches in pixels; they lie half a side apart
+SIDE, APART = 8, 4  #: of the patches and between their corners, in pixels
 #: Limits the patches of the styles that are compared, and so the time: beyond it they are sampled.
 MOST_PATCHES = 8192
-_AT_ONCE = 1024  # patches of the image, so that distances take a few megabytes
+_AT_ONCE = 1024  #: patches of the image that are compared at once, in a few megabytes
 
 
 def refine(
@@ -71,61 +71,77 @@ def _details(
     image: jax.Array, styles: Sequence[Picture], regions: Any, ratio: float, wrap: bool
 ) -> jax.Array:
     """Return the details of the styles' patches that are nearest to those of the image."""
-    side = min(PATCH, *(min(style.image.shape[:2]) for style in styles))
-    stride = max(1, side // 2)
-    # One more patch at the end covers the last rows and columns.
-    pads = [(side, side + stride)] * 2
-    padded = jnp.pad(image, [*pads, (0, 0)], mode="wrap" if wrap else "edge")
-    here = jnp.ones((1, *image.shape[:2])) if regions is None else regions
-    here = jnp.pad(here, [(0, 0), *pads], mode="wrap" if wrap else "edge")
-    corners = [np.arange(0, length - side + 1, stride) for length in padded.shape[:2]]
-    counts = [len(_corners(style, side, stride)) for style in styles]
-    keep = max(1, math.ceil(sum(counts) / MOST_PATCHES))
-    keys, details, members = [], [], []
-    for style in styles:
-        blurred = resize(shrink(style.image, ratio), *style.image.shape[:2])
-        at = _corners(style, side, stride)[::keep]
-        spots = _spots(at, side)
-        keys.append(_look(blurred[spots]))
-        details.append((style.image - blurred)[spots])
-        members.append(_membership(style, at, side, len(here)))
-    known, paint, member = (jnp.concatenate(parts) for parts in (keys, details, members))
-    bias = jnp.sum(known**2, 1)
+    # Each pixel lies in two patches across and two down, and their number is even.
+    counts = [2 * math.ceil((math.ceil(length / APART) + 1) / 2) for length in image.shape[:2]]
+    pads = [
+        (APART, APART * count - length)
+        for count, length in zip(counts, image.shape[:2], strict=True)
+    ]
+    mode = "wrap" if wrap else "edge"
+    padded = jnp.pad(image, [*pads, (0, 0)], mode=mode)
+    here = None if regions is None else jnp.pad(regions, [(0, 0), *pads], mode=mode)
+    step = max(1, math.ceil(sum(len(_corners(style)) for style in styles) / MOST_PATCHES))
+    samples = [_sample(style, ratio, step, 1 if here is None else len(here)) for style in styles]
+    looks, paint, members = (jnp.concatenate(parts) for parts in zip(*samples, strict=True))
+    sizes = jnp.sum(looks**2, 1)
 
-    def nearest(corner: jax.Array) -> jax.Array:
-        patch = _look(jax.lax.dynamic_slice(padded, (*corner, 0), (side, side, 3))[None])[0]
-        middle = corner + side // 2
-        region = jax.lax.dynamic_slice(here, (0, *middle), (len(here), 1, 1))[:, 0, 0]
-        other = 1 - member @ region.astype(member.dtype)  # of other regions, or of share 0
-        return jnp.argmin(bias - 2 * (known @ patch) + 1e3 * other)
+    def nearest(index: jax.Array) -> jax.Array:
+        corner = jnp.stack([index // counts[1], index % counts[1]]) * APART
+        look = _look(_patches(padded, corner[None]))[0]
+        region = jnp.ones(1) if here is None else here[:, *(corner + SIDE // 2)]
+        other = 1 - members @ region.astype(members.dtype)  # of other regions, or of share 0
+        return jnp.argmin(sizes - 2 * (looks @ look) + 1e3 * other)
 
-    grid = np.stack(np.meshgrid(*corners, indexing="ij"), -1).reshape(-1, 2)
-    found = jax.lax.map(nearest, jnp.asarray(grid), batch_size=_AT_ONCE)
-    window = _window(side)
-    taken = paint[found] * window[:, :, None].astype(paint.dtype)
-    rows, columns = _spots(grid, side)
-    total = jnp.zeros_like(padded).at[rows, columns].add(taken)
-    # Patches of different places add up like noise, whose squares add up.
-    power = np.zeros(padded.shape[:2])
-    np.add.at(power, (rows, columns), np.broadcast_to(window**2, rows.shape))
-    inside = tuple(slice(side, side + length) for length in image.shape[:2])
-    return total[inside] / np.sqrt(power[inside])[:, :, None].astype(total.dtype)
+    found = jax.lax.map(nearest, jnp.arange(math.prod(counts)), batch_size=_AT_ONCE)
+    found = found.reshape(counts)
+    window = _window()[:, :, None].astype(paint.dtype)
+    total = jnp.zeros_like(padded)
+    # Every second patch across and down lies beside the next one, without overlap.
+    for row, column in np.ndindex(2, 2):
+        tiles = paint[found[row::2, column::2]] * window
+        tiles = tiles.swapaxes(1, 2).reshape(APART * counts[0], APART * counts[1], -1)
+        ends = [(APART * first, APART * (1 - first)) for first in (row, column)]
+        total += jnp.pad(tiles, [*ends, (0, 0)])
+    return total[APART : APART + image.shape[0], APART : APART + image.shape[1]]
 
 
-def _corners(style: Picture, side: int, stride: int) -> np.ndarray:
+def _sample(style: Picture, ratio: float, step: int, count: int) -> tuple[jax.Array, ...]:
+    """Return looks, details and regions of every `step`-th patch of a style."""
+    image = style.image
+    blurred = resize(shrink(image, ratio), *image.shape[:2])
+    corners = _corners(style)[::step]
+    looks, details = (_patches(_filled(x), corners) for x in (blurred, image - blurred))
+    shared = jnp.broadcast_to(jnp.asarray(style.share), (count,)) > 0
+    members = jnp.ones((len(corners), count))
+    if style.regions is not None:
+        rows, columns = np.minimum(corners + SIDE // 2, np.array(image.shape[:2]) - 1).T
+        members = members * style.regions[:, rows, columns].T
+    return _look(looks), details, (members * shared).astype(jnp.float32)
+
+
+def _filled(image: jax.Array) -> jax.Array:
+    """Continue an image that is smaller than a patch by its border pixels."""
+    ends = [(0, max(0, SIDE - length)) for length in image.shape[:2]]
+    return jnp.pad(image, [*ends, (0, 0)], mode="edge")
+
+
+def _corners(style: Picture) -> np.ndarray:
     """Return the upper left corners of a picture's patches as (n, 2) rows and columns."""
-    ranges = [np.arange(0, length - side + 1, stride) for length in style.image.shape[:2]]
+    ranges = [np.arange(0, max(1, side - SIDE + 1), APART) for side in style.image.shape[:2]]
     return np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 2)
 
 
-def _spots(corners: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns of the pixels of patches, each (n, side, side)."""
-    spots = corners[:, None, None] + np.moveaxis(np.indices((side, side)), 0, -1)
-    return spots[..., 0], spots[..., 1]
+def _patches(image: jax.Array, corners: Any) -> jax.Array:
+    """Return the (n, SIDE, SIDE, C) patches with these corners."""
+
+    def cut(corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (*corner, 0), (SIDE, SIDE, image.shape[2]))
+
+    return jax.vmap(cut)(jnp.asarray(corners))
 
 
 def _look(patches: jax.Array) -> jax.Array:
-    """Return (n, side, side, C) patches as vectors whose distance is that of their looks.
+    """Return patches as vectors whose distance is that of their looks.
 
     Half of the mean brightness is left out, since a stroke suits lighter and darker places.
     """
@@ -133,17 +149,12 @@ def _look(patches: jax.Array) -> jax.Array:
     return vectors - 0.5 * jnp.mean(vectors, 1, keepdims=True)
 
 
-def _membership(style: Picture, corners: np.ndarray, side: int, count: int) -> jax.Array:
-    """Return (n, count) weights of patches in each region, 0 where the style has no share."""
-    shares = jnp.broadcast_to(jnp.asarray(style.share), (count,)) > 0
-    if style.regions is None:
-        return jnp.broadcast_to(shares, (len(corners), count)).astype(jnp.float32)
-    rows, columns = (corners + side // 2).T
-    regions = jnp.broadcast_to(style.regions, (count, *style.regions.shape[1:]))
-    return (regions[:, rows, columns].T * shares).astype(jnp.float32)
+def _window() -> np.ndarray:
+    """Return (SIDE, SIDE) weights of a patch's pixels, which fall from its middle to its borders.
 
-
-def _window(side: int) -> np.ndarray:
-    """Return the weights of a patch's pixels, which fall from its middle to its borders."""
-    across = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
+    The squares of the weights that a pixel has in its four patches sum to 1, since details of
+    different places add up like noise.
+    """
+    across = np.sin(np.pi * (np.arange(SIDE) + 0.5) / SIDE) ** 2
+    across /= np.sqrt(across**2 + np.roll(across, APART) ** 2)
     return np.outer(across, across)
