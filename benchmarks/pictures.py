@@ -189,7 +189,10 @@ def recipe(name: str) -> Recipe:
 
 
 def trial(
-    *, padding: Any = "zero", layers: dict[str, float] | None = None, **changes: float
+    *,
+    padding: Any = ("replicate", "zero"),
+    layers: dict[str, float] | None = None,
+    **changes: float,
 ) -> Recipe:
     """Return the default recipe with other numbers: weights of terms, `details`, `num_steps`."""
     config, weights = jaxnst.preset("default")
@@ -213,7 +216,7 @@ TRIALS: dict[str, Callable[[], Recipe]] = {
     "tv-0": partial(trial, tv=0.0),
     "tv-2": partial(trial, tv=2.0),
     "range-0": partial(trial, range=0.0),
-    "replicate": partial(trial, padding=("replicate", "zero")),
+    "zeros": partial(trial, padding="zero"),
 }
 
 

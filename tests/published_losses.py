@@ -81,7 +81,7 @@ def default(image, content, style):
     return {
         "content": relative(image["relu4_2"], content["relu4_2"]),
         "style": 4 * np.dot((1, 1, 1, 1, 0.03), errors),
-        "tv": np.mean((x[1:] - x[:-1]) ** 2) + np.mean((x[:, 1:] - x[:, :-1]) ** 2),
+        "tv": 0.5 * (np.mean((x[1:] - x[:-1]) ** 2) + np.mean((x[:, 1:] - x[:, :-1]) ** 2)),
         "range": 1e3 * mse(x, np.clip(x, 0, 1)),
     }
 

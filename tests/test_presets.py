@@ -35,7 +35,7 @@ from jaxnst.scales import schedule
 
 #: The pooling and padding of the network; max pooling and zeros if not here.
 NETWORKS = {
-    "default": ("average", "zero"),
+    "default": ("average", ("replicate", "zero")),
     "gatys2016": ("average", "zero"),
     "crowsonkb": ("max", ("replicate", "zero")),
 }
