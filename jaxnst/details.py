@@ -43,7 +43,7 @@ def refine(
         shape: height and width of the finer scale.
         details: strength of the details; 0 for none.
         regions: (r, H, W) at the finer scale, each of which takes its details from the same region
-            of the styles; None for the whole picture.
+            of the styles; where all are 0, there are none. None for the whole picture.
         wrap: whether the image tiles the plane. Styles do not.
 
     Returns:
@@ -64,6 +64,8 @@ def refine(
     if details == 0 or ratio >= 1 or not styles:
         return enlarged
     painted = _details(enlarged, styles, regions, ratio, wrap)
+    if regions is not None:
+        painted *= jnp.clip(jnp.sum(regions, 0), 0, 1)[:, :, None].astype(painted.dtype)
     return jnp.clip(enlarged + details * painted, 0, 1)
 
 

@@ -81,6 +81,14 @@ def test_regions_take_the_details_of_their_own_regions():
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+def test_nothing_is_painted_in_where_no_region_counts():
+    image, kept = noise(0, 10, 14), jnp.zeros((1, *FINE)).at[:, :, :14].set(1)
+    found = refine(image, [Picture(noise(1, 24, 16))], FINE, regions=1 - kept)
+    enlarged = resize(image, *FINE)
+    np.testing.assert_array_equal(found[:, :14], enlarged[:, :14])
+    assert float(jnp.abs(found - enlarged)[:, 14:].max()) > 0.01
+
+
 def test_a_style_without_a_share_gives_no_details():
     image, styles = noise(0, 10, 14), [noise(1, 24, 16), noise(2, 16, 30)]
     both = [Picture(styles[0], share=0.0), Picture(styles[1], share=2.0)]
