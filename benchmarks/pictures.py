@@ -129,7 +129,8 @@ def load(name: str, size: int, files: Path | None) -> jax.Array:
 
 def scores(image: Any, content: Any, style: Any, params: Any) -> dict[str, float]:
     layers = ("relu3_3", "relu4_2", "relu4_3")
-    look = jax.jit(partial(jaxnst.extract_features, layers=layers))
+    # With zeros around the pictures, the strength of the borders would count.
+    look = jax.jit(partial(jaxnst.extract_features, layers=layers, padding="replicate"))
     ours, theirs, painted = (look(x, params) for x in (image, content, style))
     found = {"content": _relative(ours["relu4_2"], theirs["relu4_2"])}
     found["similarity"] = float(
@@ -217,7 +218,7 @@ TRIALS: dict[str, Callable[[], Recipe]] = {
     "tv-2": partial(trial, tv=2.0),
     "range-0": partial(trial, range=0.0),
     "zeros": partial(trial, padding="zero"),
-    "borders": partial(trial, padding="replicate"),
+    "zeros-deeper": partial(trial, padding=("replicate", "zero")),
 }
 
 

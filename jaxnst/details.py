@@ -56,8 +56,8 @@ def refine(
     >>> blurred = jnp.full((16, 16, 3), 0.5)
     >>> stripes = jnp.tile(jnp.array([0.4, 0.6])[:, None], (16, 32))[:, :, None] * jnp.ones(3)
     >>> rows = refine(blurred, [Picture(stripes)], (32, 32)).mean((1, 2))
-    >>> float(jnp.abs(rows - 0.5).min().round(2))
-    0.1
+    >>> bool(jnp.abs(rows - 0.5).min() > 0.09)
+    True
     """
     enlarged = resize(image, *shape, wrap=wrap)
     ratio = max(image.shape[:2]) / max(shape)

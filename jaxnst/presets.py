@@ -172,7 +172,7 @@ def _spst() -> Recipe:
     return _recipe(config, 1.0, 1e3, _by_channels(), moments=1e4)
 
 
-def _default(num_steps: int | tuple[int, ...] = 100) -> Recipe:
+def _default(num_steps: tuple[int, ...] = (100, 85)) -> Recipe:
     # Every loss is divided by the size of its target, so that the weights mean the same for dim and
     # vivid pictures. Departs from Gatys also in average pooling: max pooling ignores three pixels
     # in four, which leaves a pattern of single pixels. From coarse to fine, because large strokes
@@ -185,7 +185,7 @@ def _default(num_steps: int | tuple[int, ...] = 100) -> Recipe:
     objective = Objective(
         terms | {"range": Penalty(out_of_range)},
         pooling="average",
-        padding=("replicate", "zero"),
+        padding="replicate",
     )
     config = TransferConfig(objective, num_steps=num_steps, min_size=128)
     return _recipe(config, 1.0, 4.0, {"relu5_1": 0.03}, tv=0.5, range=1e3)
@@ -237,8 +237,8 @@ def _nnst_like() -> Recipe:
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "default": _default,
     # Fewer evaluations at the finer scales, where they take longest: a third of the time.
-    "fast": partial(_default, (100, 50, 25)),
-    "fine": partial(_default, 300),
+    "fast": partial(_default, (100, 40, 20)),
+    "fine": partial(_default, (300, 250)),
     "article": _article,
     "gatys2016": _gatys2016,
     "pastiche": _pastiche,

@@ -81,7 +81,7 @@ def protect(
     ...     content, style, mask=mask, params=jaxnst.load_params(), weights=weights, config=config
     ... )
     >>> list(kept.config.objective.terms)
-    ['content', 'style', 'tv', 'kept']
+    ['content', 'style', 'tv', 'range', 'kept']
     """
     check_image(content, "content")
     if jnp.shape(mask) != content.shape[:2]:

