@@ -127,7 +127,7 @@ QUOTED = (
         ("--b1 0.5", "--b1 goes with --optimizer adam"),
         ("--memory 5 --optimizer adam", "--memory goes with --optimizer lbfgs"),
         # Numbers that overflow, in the loss or already in JAX.
-        ("--style-weight 3e38", "not finite"),
+        ("--style-weight 3.4e38", "not finite"),
         ("--style-weight 1e39", ""),
         ("--init noise --seed 99999999999999999999", ""),
     ],
