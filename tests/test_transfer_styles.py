@@ -126,12 +126,13 @@ def test_in_each_region_statistics_are_nearer_to_its_own_style_than_to_the_other
         sources = {"style": picture}
         return jaxnst.compute_targets(sources, params, objective=objective)["style"]
 
+    distance = config.objective.terms["style"].distance
     found = statistics(jaxnst.Picture(result.image, regions))
     wanted = [statistics(picture) for picture in styles]
     for region in (0, 1):
         own, other = (
             sum(
-                weight * np.mean((found[layer][region] - wanted[index][layer][0]) ** 2)
+                weight * distance(found[layer][region], wanted[index][layer][0])
                 for layer, weight in weights.layers["style"].items()
             )
             for index in (region, 1 - region)
