@@ -191,20 +191,22 @@ def recipe(name: str) -> Recipe:
 
 def trial(
     *,
-    padding: Any = ("replicate", "zero"),
+    padding: Any = None,
+    details: float = 1.0,
     layers: dict[str, float] | None = None,
     **changes: float,
 ) -> Recipe:
-    """Return the default recipe with other numbers: weights of terms, `details`, `num_steps`."""
+    """Return the default recipe with another padding, details, layers or weights of terms."""
     config, weights = jaxnst.preset("default")
-    fields = {name: changes.pop(name) for name in ("details", "num_steps") if name in changes}
-    objective = dataclasses.replace(config.objective, padding=padding)
-    config = dataclasses.replace(config, objective=objective, **fields)
+    objective = config.objective
+    if padding is not None:
+        objective = dataclasses.replace(objective, padding=padding)
+    config = dataclasses.replace(config, objective=objective, details=details)
     weights = weights.replace(**changes)
     return Recipe(config, weights.replace_layers(style=layers) if layers else weights)
 
 
-#: Recipes that were tried for the default one, by name.
+#: The default recipe with one thing changed, by name.
 TRIALS: dict[str, Callable[[], Recipe]] = {
     "details-0": partial(trial, details=0.0),
     "details-half": partial(trial, details=0.5),

@@ -236,7 +236,7 @@ def _nnst_like() -> Recipe:
 #: All presets by name.
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "default": _default,
-    # Fewer evaluations at the finer scales, where they take longest: a third of the time.
+    # Most is saved at the finer scales, where an evaluation takes longest.
     "fast": partial(_default, (100, 40, 20)),
     "fine": partial(_default, (300, 225)),
     "article": _article,
@@ -264,8 +264,8 @@ def preset(name: str) -> Recipe:
         name: one of `PRESETS`.
 
             - "default": jaxnst's own, from coarse to fine.
-            - "fast": the same in a third of the time.
-            - "fine": the same in three times the time.
+            - "fast": the same with fewer evaluations.
+            - "fine": the same with three times the evaluations.
             - "article": the 256-pixel recipe of many tutorials.
             - "gatys2016": Gatys, Ecker & Bethge, CVPR 2016, on the plain network. For theirs, pass
               `params=rescale_params([content, style], load_params())`, and more style weight.
