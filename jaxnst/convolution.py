@@ -16,7 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-Algorithm = Callable[[jax.Array, jax.Array], jax.Array]
+Algorithm = Callable[..., jax.Array]
 
 #: How features may be continued beyond their borders, with the mode of `jnp.pad`.
 PADDINGS = {"zero": "constant", "replicate": "edge", "reflect": "reflect", "circular": "wrap"}
@@ -77,10 +77,7 @@ def conv3x3(
     Array([[6., 6.],
            [6., 6.]], dtype=float32)
     """
-    if padding != "zero":  # the convolution pads a larger x, and its outer ring is cut off
-        x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), PADDINGS[padding])
-    y: jax.Array = _conv3x3_p.bind(x, kernel, turned=False)
-    return y if padding == "zero" else y[1:-1, 1:-1]
+    return _conv3x3_p.bind(x, kernel, padding=padding, turned=False)
 
 
 def _fastest_on_cpu(height: int, width: int, channels: int, filters: int) -> Algorithm:
@@ -99,41 +96,87 @@ def _fastest_on_cpu(height: int, width: int, channels: int, filters: int) -> Alg
 _conv3x3_p = Primitive("conv3x3")
 
 
-def _compute(x: jax.Array, kernel: jax.Array, *, turned: bool, cpu: bool) -> jax.Array:
+def _compute(
+    x: jax.Array, kernel: jax.Array, *, padding: str, turned: bool, cpu: bool
+) -> jax.Array:
     height, width, channels = x.shape[-3:]
     filters = kernel.shape[-2 if turned else -1]
     algorithm: Algorithm = direct_conv3x3
     if cpu and jnp.finfo(x.dtype).bits >= 32:  # the others are too inexact in half precision
         algorithm = _fastest_on_cpu(height, width, channels, filters)
     if turned:
-        algorithm = partial(_turned, algorithm)
+        compute = partial(_turned, algorithm, padding)
+    else:
+        compute = partial(algorithm, mode=PADDINGS[padding])
     for _ in x.shape[:-3]:
-        algorithm = jax.vmap(algorithm, (0, 0 if kernel.ndim > 4 else None))
-    return algorithm(x, kernel)
+        compute = jax.vmap(compute, (0, 0 if kernel.ndim > 4 else None))
+    return compute(x, kernel)
 
 
-def _turned(algorithm: Algorithm, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    if algorithm is not patches_conv3x3:
-        return algorithm(x, kernel[::-1, ::-1].swapaxes(2, 3))
+def _turned(algorithm: Algorithm, padding: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if algorithm is patches_conv3x3:
+        y = _patches_turned(x, kernel)
+    else:
+        y = algorithm(x, kernel[::-1, ::-1].swapaxes(2, 3))
+    return y if padding == "zero" else _add_ring(y, x, kernel, padding)
+
+
+def _patches_turned(x: jax.Array, kernel: jax.Array) -> jax.Array:
     patches = jnp.einsum("hwf,kf->hwk", x, kernel.reshape(-1, kernel.shape[3]))
     parts = zip(_OFFSETS, jnp.split(patches, 9, axis=2), strict=True)
     placed = [jnp.pad(part, ((i, 2 - i), (j, 2 - j), (0, 0))) for (i, j), part in parts]
     return reduce(jnp.add, reversed(placed))[1:-1, 1:-1]
 
 
-def _by_x(cotangent: jax.Array, _: Any, kernel: jax.Array, *, turned: bool) -> jax.Array:
-    return _conv3x3_p.bind(cotangent, kernel, turned=not turned)
+def _add_ring(y: jax.Array, x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+    """Add to the transposed convolution what reached `x` through the ring around `y`.
+
+    The ring repeats one line of `y` at each side, so only four lines change.
+    """
+
+    def repeated(side: int) -> tuple[int, int]:
+        """Return which lines the ring repeats before and after a side."""
+        if padding == "reflect":
+            return min(1, side - 1), max(side - 2, 0)
+        return (0, side - 1) if padding == "replicate" else (side - 1, 0)
+
+    for i, at in zip((0, -1), repeated(len(y)), strict=True):
+        line = y[at] + _turned_line(x[i], kernel[i], PADDINGS[padding])
+        y = jax.lax.dynamic_update_slice(y, line[None], (at, 0, 0))
+    for i, at in zip((0, -1), repeated(y.shape[1]), strict=True):  # the corners are in already
+        line = y[:, at] + _turned_line(x[:, i], kernel[:, i], "constant")
+        y = jax.lax.dynamic_update_slice(y, line[:, None], (0, at, 0))
+    return y
 
 
-def _by_kernel(cotangent: jax.Array, x: jax.Array, kernel: Any, *, turned: bool) -> jax.Array:
+def _turned_line(line: jax.Array, taps: jax.Array, mode: str) -> jax.Array:
+    """Compute the transpose of a convolution of lines, (n, c) * (3, c, f) to (n, f)."""
+    n, (_, channels, filters) = len(line), taps.shape
+
+    def convolve(other: jax.Array) -> jax.Array:
+        padded = jnp.pad(other, ((1, 1), (0, 0)), mode)
+        patches = jnp.concatenate([padded[i : i + n] for i in range(3)], axis=1)
+        return patches @ taps.reshape(3 * channels, filters)
+
+    other = jax.ShapeDtypeStruct((n, channels), line.dtype)
+    return jax.linear_transpose(convolve, other)(line)[0]
+
+
+def _by_x(cotangent: jax.Array, _: Any, kernel: jax.Array, *, padding: str, turned: bool) -> Any:
+    return _conv3x3_p.bind(cotangent, kernel, padding=padding, turned=not turned)
+
+
+def _by_kernel(
+    cotangent: jax.Array, x: jax.Array, kernel: Any, *, padding: str, turned: bool
+) -> Any:
     if turned:
         cotangent, x = x, cotangent
-    convolve = partial(_compute, x, turned=False, cpu=False)
+    convolve = partial(_compute, x, padding=padding, turned=False, cpu=False)
     return jax.linear_transpose(convolve, kernel.aval)(cotangent)[0]
 
 
 def _batch(
-    arguments: Sequence[jax.Array], axes: Sequence[int | None], *, turned: bool
+    arguments: Sequence[jax.Array], axes: Sequence[int | None], **options: Any
 ) -> tuple[jax.Array, int]:
     (x, kernel), (x_axis, kernel_axis) = arguments, axes
     size = next(a.shape[i] for a, i in zip(arguments, axes, strict=True) if i is not None)
@@ -148,19 +191,19 @@ def _batch(
         kernel = in_front(kernel, kernel_axis)
         kernel = jnp.expand_dims(kernel, tuple(range(1, x.ndim + 2 - kernel.ndim)))
         kernel = jnp.broadcast_to(kernel, x.shape[:-3] + kernel.shape[-4:])
-    return _conv3x3_p.bind(x, kernel, turned=turned), 0
+    return _conv3x3_p.bind(x, kernel, **options), 0
 
 
-def _abstract(x: Any, kernel: Any, *, turned: bool) -> Any:
-    return jax.make_jaxpr(partial(_compute, turned=turned, cpu=False))(x, kernel).out_avals[0]
+def _abstract(x: Any, kernel: Any, **options: Any) -> Any:
+    return jax.make_jaxpr(partial(_compute, cpu=False, **options))(x, kernel).out_avals[0]
 
 
-def _evaluate(x: jax.Array, kernel: jax.Array, *, turned: bool) -> jax.Array:
+def _evaluate(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
     with jax.disable_jit(False):  # JAX's own primitives are compiled even then
-        return _compiled(x, kernel, turned=turned)
+        return _compiled(x, kernel, **options)
 
 
-_compiled = jax.jit(_conv3x3_p.bind, static_argnames="turned")
+_compiled = jax.jit(_conv3x3_p.bind, static_argnames=("padding", "turned"))
 _conv3x3_p.def_impl(_evaluate)
 _conv3x3_p.def_abstract_eval(_abstract)
 ad.defbilinear(_conv3x3_p, _by_x, _by_kernel)
@@ -180,29 +223,33 @@ for _platform in (None, "cpu"):
     mlir.register_lowering(_conv3x3_p, _rule, platform=_platform)
 
 
-def direct_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Compute `conv3x3` by XLA's own convolution."""
+def direct_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") -> jax.Array:
+    """Compute `conv3x3` by XLA's own convolution; `mode` is that of `jnp.pad`."""
+    padding = "SAME"
+    if mode != "constant":
+        x, padding = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode), "VALID"
     return jax.lax.conv_general_dilated(
-        x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x[None], kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )[0]
 
 
-def patches_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def patches_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") -> jax.Array:
     """Compute `conv3x3` as a matrix product: all 3×3 patches times the kernel."""
     height, width, _ = x.shape
-    padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode)
     patches = [padded[i : i + height, j : j + width] for i, j in _OFFSETS]
     return jnp.concatenate(patches, axis=2) @ kernel.reshape(-1, kernel.shape[3])
 
 
-def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def winograd_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") -> jax.Array:
     """Compute `conv3x3` in 4×4 tiles (Lavin & Gray 2016), to about 1e-5 of the largest value."""
     height, width, channels = x.shape
     rows, columns = -(-height // 4), -(-width // 4)
     filters = kernel.shape[3]
     g = np.kron(_G, _G).astype(kernel.dtype) @ kernel.reshape(9, -1)
-    # Pad with one pixel of zeros before, and after with one or more, up to whole tiles.
-    x = jnp.pad(x, ((1, 4 * rows + 3 - height), (1, 4 * columns + 3 - width), (0, 0)))
+    # Pad with one pixel before, and after with one or more, up to whole tiles.
+    ends = (1, 4 * rows + 3 - height), (1, 4 * columns + 3 - width)
+    x = jnp.pad(x, (*ends, (0, 0)), mode)
     x = x.reshape(rows + 1, 4, 4 * columns + 4, channels)
     d = _combine(_BT, [*jnp.moveaxis(x[:-1], 1, 0), *jnp.moveaxis(x[1:, :2], 1, 0)])
     # Without the barrier, XLA computes each row of tiles six times, once for each column.

@@ -13,7 +13,13 @@ from jax import export
 from naive_vgg19 import conv3x3 as naive
 from naive_vgg19 import conv3x3_by_kernel, conv3x3_by_x
 
-from jaxnst.convolution import conv3x3, direct_conv3x3, patches_conv3x3, winograd_conv3x3
+from jaxnst.convolution import (
+    PADDINGS,
+    conv3x3,
+    direct_conv3x3,
+    patches_conv3x3,
+    winograd_conv3x3,
+)
 
 LARGE, SMALL = (41, 40, 256), (31, 33, 256)  # by Winograd's filtering and by patches, on a CPU
 
@@ -110,6 +116,36 @@ def test_transformations_agree_with_those_of_the_direct_convolution(name, case):
         assert_close(run(conv3x3, *arguments), expected, 1e-5)
 
 
+def in_a_ring(x, kernel, padding):
+    ringed = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), PADDINGS[padding])
+    return direct_conv3x3(ringed, kernel)[1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_transformations_with_each_padding_agree_with_those_of_a_larger_picture(name, padding):
+    x, kernel = noise((9, 8, 4)), noise((3, 3, 4, 4)) / 4
+    run = partial(jax.jit, static_argnums=0)(TRANSFORMATIONS[name])
+    expected = run(partial(in_a_ring, padding=padding), x, kernel)
+    assert_close(run(partial(conv3x3, padding=padding), x, kernel), expected, 1e-5)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("shape", [LARGE, SMALL, (41, 1, 256), (1, 40, 256), (2, 2, 256)])
+def test_derivatives_with_each_padding_agree_at_any_algorithm(kernel, shape, padding):
+    x, y = noise((2, *shape)), noise((2, *shape), 5)
+
+    def run(convolve):
+        def derivatives(x, y):
+            value, transpose = jax.vjp(convolve, x, kernel)
+            return value, transpose(y)
+
+        return jax.jit(jax.vmap(derivatives))(x, y)
+
+    expected = run(partial(in_a_ring, padding=padding))
+    assert_close(run(partial(conv3x3, padding=padding)), expected, 2e-5)
+
+
 @pytest.mark.parametrize("shape", [LARGE, SMALL])
 def test_a_batch_is_as_exact_as_a_single_image_at_any_algorithm(kernel, shape):
     x = noise((2, *shape))
@@ -163,7 +199,7 @@ from jaxnst.convolution import conv3x3
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
 assert mesh.size == 4
 x = jax.random.normal(jax.random.key(0), (16, 9, 64))
-kernel = jax.random.normal(jax.random.key(1), (3, 3, 64, 64))
+kernel = jax.random.normal(jax.random.key(1), (3, 3, 64, 64)) / 24  # y is of the order of 1
 
 def grads(x, kernel):
     return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(conv3x3(x, kernel))), (0, 1))(x, kernel)
