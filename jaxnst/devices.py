@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnst.compilation import compiled
 from jaxnst.recipes import TransferConfig
 from jaxnst.scales import Lift, Problem, advance, begin, once
 from jaxnst.schedule import schedule
@@ -57,7 +58,7 @@ def lanes_on(mesh: Mesh) -> Lift:
             out_specs=PartitionSpec(LANES),
             check_vma=False,  # it rejects loops whose carry starts from constants
         )
-        return jax.jit(mapped, donate_argnums=donate)
+        return compiled(mapped, donate=donate)
 
     return lift
 

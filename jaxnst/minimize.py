@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnst.compilation import compiled
 from jaxnst.history import Array, History, history_of, join, last_of
 from jaxnst.optimize import (
     Info,
@@ -124,9 +125,9 @@ def _programs(value_and_grad: ValueAndGrad) -> tuple[Any, Any, Any]:
         return restart(state, optimizer=optimizer)
 
     return (
-        jax.jit(begin),
-        jax.jit(advance, donate_argnums=0),
-        jax.jit(recover, donate_argnums=0),
+        compiled(begin),
+        compiled(advance, donate=(0,)),
+        compiled(recover, donate=(0,)),
     )
 
 

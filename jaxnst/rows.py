@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnst.compilation import compiled
 from jaxnst.objective import Objective
 from jaxnst.scales import Lift, Problem
 from jaxnst.terms import network_layers
@@ -70,7 +71,7 @@ def rows_on(rows: Rows) -> Lift:
             out = function(*args, **static)
             return jax.lax.with_sharding_constraint(out, placements(out, rows))
 
-        return jax.jit(spread, donate_argnums=donate)
+        return compiled(spread, donate=donate)
 
     return lift
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnst.compilation import compiled
 from jaxnst.details import refine
 from jaxnst.history import History, history_of, join, last_of
 from jaxnst.loss_weights import LossWeights
@@ -160,7 +161,7 @@ def once(
         donate: arguments whose buffers may be reused.
         **static: keyword arguments that determine the program.
     """
-    return jax.jit(partial(function, **static), donate_argnums=donate)
+    return compiled(partial(function, **static), donate=donate)
 
 
 Lift = Callable[..., Callable[..., Any]]  #: `once`, or the same for lanes on a mesh
