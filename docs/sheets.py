@@ -29,6 +29,7 @@ SIZE = 256
 
 #: Options by sheet. "cat" and "coffee" are photographs; "night", "cells" and "bricks" are styles.
 COMMANDS = {
+    "weights": [f"transfer cat night --style-weight {weight}" for weight in (0.5, 2, 8, 32)],
     "blend": [
         f"transfer cat night cells --blend {blend}" for blend in ("1 0", "2 1", "1 2", "0 1")
     ],
@@ -54,9 +55,11 @@ COMMANDS = {
     "network": [
         "transfer coffee night",
         "transfer coffee night --pooling max",
-        "transfer coffee night --padding replicate",
+        "transfer coffee night --padding zero",
     ],
-    "variation": [f"transfer coffee night --tv-weight {weight}" for weight in ("0", "3e4", "3e5")],
+    "variation": [
+        f"transfer coffee night --tv-weight {weight}" for weight in ("0", "0.5", "5", "50")
+    ],
     "mixed": ["mix night cells", "mix cells night", "mix night bricks"],
 }
 

