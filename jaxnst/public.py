@@ -60,6 +60,7 @@ from jaxnst.penalties import (
 )
 from jaxnst.preconditioners import circular_preconditioner, spectral_preconditioner
 from jaxnst.presets import PRESETS, preset
+from jaxnst.preview import live_preview
 from jaxnst.protection import Protected, protect
 from jaxnst.pyramid import resize
 from jaxnst.recipes import Recipe, TransferConfig
@@ -128,6 +129,7 @@ __all__ = [
     "lbfgs",
     "linear_to_oklab",
     "linear_to_srgb",
+    "live_preview",
     "load_alpha",
     "load_image",
     "load_mask",

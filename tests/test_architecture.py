@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,15 @@ import jaxnst
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "jaxnst"
 KEEPERS = {  # third-party package -> the only files that may import it
+    "IPython": {"preview"},
     "PIL": {
         "kinds",
         "tiff",
         "decode",
         "pixels",
         "images",
+        "curves",
+        "preview",
         "app/animation",
         "app/sheet",
         "app/page",
@@ -114,6 +118,13 @@ def needs_posix(tree):
                 yield node.lineno
         elif isinstance(node, ast.Attribute) and POSIX_NAMES.fullmatch(ast.unparse(node)):
             yield node.lineno
+
+
+def test_the_picture_of_the_files_shows_them():
+    script = runpy.run_path(str(ROOT / "docs" / "architecture.py"))
+    assert [name for names in script["groups"]().values() for name in names] == ORDER
+    drawn = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    assert drawn == script["draw"](), "run docs/architecture.py"
 
 
 def test_each_file_is_listed_once():
