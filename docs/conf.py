@@ -1,5 +1,7 @@
 """The settings of the site: `python -m sphinx -W docs site` builds it in the folder `site`."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -14,7 +16,9 @@ project = "jaxnst"
 author = copyright = "The jaxnst authors"
 version = release = jaxnst.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nb_execution_mode = "off"  # the notebooks are kept with their outputs
+nb_ipywidgets_js: dict[str, Any] = {}  # nothing is loaded from elsewhere
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -67,8 +71,17 @@ def check_names(app: Sphinx, env: BuildEnvironment) -> None:
             logging.getLogger(__name__).warning("no page of docs/api documents jaxnst.%s", name)
 
 
+def bring_notebooks(app: Sphinx, config: Any) -> None:
+    """Copy the notebooks into the source folder, outside which Sphinx reads nothing."""
+    folder = Path(app.srcdir) / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for notebook in (Path(app.srcdir).parent / "notebooks").glob("*.ipynb"):
+        shutil.copy2(notebook, folder)
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above with Sphinx."""
+    app.connect("config-inited", bring_notebooks)
     app.add_html_math_renderer("mathml", (show_math, None), (show_math, None))
     app.connect("autodoc-process-docstring", escape)
     app.connect("doctree-resolved", link_names)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,10 +10,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import jaxnst
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 CONVOLUTIONS = [
     f"conv{block}_{i}" for block, n in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, n + 1)
 ]
@@ -74,3 +77,14 @@ def test_wheel(tmp_path, options):
         assert {"jaxnst", "tests", "weights", "pyproject.toml", "LICENSE"} <= parts
     run("-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel, cwd=tmp_path)
     check_load(target, tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    options = ("--size", "32", "--num-steps", "2")
+    run("-m", "jaxnst", "demo", *options, cwd=empty, PYTHONPATH=str(target))
+    assert Image.open(empty / "demo.png").width == 32
+    for name, given in (("photo.jpg", "content.jpg"), ("painting.jpg", "style.jpg")):
+        (empty / name).write_bytes((target / "jaxnst" / "demo" / given).read_bytes())
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)
+    example = example.replace("size=512", "size=32").replace("num_steps=200", "num_steps=2")
+    run("-c", example, cwd=empty, PYTHONPATH=str(target))
+    assert Image.open(empty / "picture.png").width == 32

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDS = ("furo", "latex2mathml", "myst_parser", "sphinx")
+NEEDS = ("furo", "latex2mathml", "myst_nb", "sphinx")
 
 
 @pytest.mark.slow
