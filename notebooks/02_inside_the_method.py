@@ -11,17 +11,17 @@
 # %% [markdown]
 # # Inside the method
 #
-# Style transfer (Gatys, Ecker & Bethge 2016) searches for a picture. VGG19, a network that was
-# trained to name the things in photographs, says how good a picture is. This notebook shows each
-# part of that sentence as a picture. At the end you will know
+# Style transfer (Gatys, Ecker & Bethge 2016) is a search for a picture. A loss says how good each
+# picture is, and the loss is computed from VGG19, a network that was trained to name the things in
+# photographs. This notebook makes each part of the method visible. At the end you will know
 #
 # - what the layers of VGG19 respond to, and how much of the picture one response depends on,
 # - what each layer keeps of a photograph, and what it loses,
 # - what a Gram matrix is, and why it describes a style,
 # - what a gradient of the loss looks like, and how a picture changes when it follows it.
 #
-# Formulas stand beside the functions that compute them. Everything runs on a CPU, in about four
-# minutes on two cores. To install: `pip install "jaxnst[notebooks]"`.
+# Formulas stand beside the functions that compute them. Everything runs on a CPU, in a few minutes
+# on two cores. To install: `pip install "jaxnst[notebooks]"`.
 
 # %%
 import io
@@ -114,7 +114,7 @@ lit = []
 for name, picture in zip(names, (cat, painting), strict=True):
     response = features[name]["relu4_1"][:, :, 371]
     response = jnp.dstack([response / response.max()] * 3)  # grey, in [0, 1]
-    lit.append(picture * (0.2 + 0.8 * jaxnst.resize(response, *picture.shape[:2])))
+    lit.append(picture * (0.3 + 0.7 * jaxnst.resize(response, *picture.shape[:2])))
 show(lit, ["where channel 371 of relu4_1 responds", "the same channel"], columns=2)
 
 # %% [markdown]
@@ -144,9 +144,12 @@ for layer in layers:
 fig, axis = plt.subplots(figsize=(6, 4.1), dpi=72, layout="constrained")
 axis.imshow(cat)
 axis.axis("off")
-for (layer, (left, top, width, height)), color in zip(boxes.items(), "wcymr", strict=True):
+colors = ("white", "cyan", "yellow", "violet", "red")
+for (layer, (left, top, width, height)), color in zip(boxes.items(), colors, strict=True):
     axis.add_patch(plt.Rectangle((left, top), width, height, fill=False, color=color, lw=2))
-    axis.text(left + width + 2, top + 2, layer if height > 20 else "", color=color, va="top")
+    if height > 20:  # else there is no room for a name
+        back = {"facecolor": color, "edgecolor": color, "pad": 1}
+        axis.text(left + width + 1, top + 1, layer, va="top", fontsize=8, bbox=back)
 as_jpeg(fig)
 
 # %% [markdown]
@@ -236,7 +239,8 @@ plt.show()
 # position of a deeper layer sees more, so more positions see an edge between two blocks, and the
 # error grows with depth. Blocks that are smaller than what a position sees destroy what it
 # measures. So a Gram matrix forgets where things are, but not what is beside what, within the size
-# that a position of its layer sees.
+# that a position of its layer sees. (The error of the painting is above that of a matrix of zeros,
+# because the painting excites the channels more strongly.)
 #
 # ## One objective for all that follows
 #
@@ -269,14 +273,13 @@ content = jaxnst.load_image(demo / "content.jpg", size=144)
 style = jaxnst.load_image(demo / "style.jpg", size=192)
 sources = {"content": content, "style": style}
 targets = jax.jit(jaxnst.compute_targets)(sources, params, objective=objective)
-(
-    content.shape,
-    targets["content_relu4_2"]["relu4_2"][0].shape,
-    targets["style_relu4_1"]["relu4_1"].shape,
-)
-
+for name in ("content_relu4_2", "style_relu4_1"):
+    print(name, [array.shape for array in jax.tree.leaves(targets[name])])
 
 # %% [markdown]
+# The target of a content term is an array of features, that of a style term a Gram matrix. Their
+# first axis is for regions of the picture. Here there is one region, the whole.
+#
 # `jaxnst.loss_and_grad` returns the loss, its terms, and the gradient with respect to the image.
 # `jaxnst.minimize` follows the gradient by L-BFGS, as Gatys et al. do. One step is one evaluation.
 
@@ -297,24 +300,24 @@ def search(start, num_steps, callback=None, every=None, **scales):
 # ## What each layer keeps
 #
 # We forget the photograph and keep only its features at one layer. Then we search for a picture
-# with the same features, from grey with a little noise. What returns is what the layer has kept.
+# with the same features, from grey with a little noise. What comes back is what the layer has kept.
 # (Mahendran & Vedaldi 2015; the content reconstructions in figure 1 of Gatys et al.)
 
 # %%
 shape = content.shape[:2]
 grey = 0.5 + 0.1 * (jaxnst.noise_image(jax.random.key(0), shape) - 0.5)
-num_steps = dict(zip(content_layers, (20, 20, 30, 50, 60), strict=True))
+num_steps = dict(zip(content_layers, (20, 20, 25, 45, 55), strict=True))
 rebuilt = {k: search(grey, num_steps[k], **{f"content_{k}": 1.0}) for k in content_layers}
 titles = [f"{k}, loss {r.history['loss'].min():.4f}" for k, r in rebuilt.items()]
 show([content, *(r.x for r in rebuilt.values())], ["the photograph", *titles], columns=3)
 
 # %% [markdown]
-# The features differ from those of the photograph by a few percent at most, as the losses in the
-# titles say, but the pictures differ more and more. The shallow layers keep nearly every pixel.
-# At relu4_2 all parts of the face are in their places, but its colours and hairs are no longer
-# exact. At relu5_1 the drawing of the face remains, in other colours. What a layer does not
-# keep, a style can use. It is why the content is compared at relu4_2. The next plot has the
-# difference of the pixels, which no term compares.
+# The titles say how near the features came: the relative error is a few percent at most. But the
+# pictures differ more and more. The shallow layers keep nearly every pixel. At relu4_2 all parts of
+# the face are in their places, but edges and hairs are no longer exact. At relu5_1 it is still this
+# cat, but the eyes are spirals, and there are lines where the photograph has none. What a layer
+# does not keep, a style can use. This is why the content is compared at relu4_2. The next plot has
+# the difference of the pixels, which no term compares.
 
 # %%
 errors = [float(jaxnst.mean_squared_error(r.x, content)) ** 0.5 for r in rebuilt.values()]
@@ -327,9 +330,9 @@ plt.show()
 # ## The texture of each depth
 #
 # Now we forget the painting and keep only its Gram matrices: first of relu1_1 alone, then of
-# relu1_1 and relu2_1, and so on. The search starts from clouds: noise in which large
-# shapes are strong and fine grain is weak.
-# (Gatys, Ecker & Bethge 2015; the style reconstructions in figure 1 of Gatys et al. 2016.)
+# relu1_1 and relu2_1, and so on. The search starts from clouds: noise in which large shapes are
+# strong and fine grain is weak. (Gatys, Ecker & Bethge 2015; the style reconstructions in figure 1
+# of Gatys et al. 2016.)
 
 # %%
 noise = 0.25 + 0.5 * jaxnst.noise_image(jax.random.key(0), shape, exponent=1.5)
@@ -339,15 +342,15 @@ titles = ["the start", "relu1_1", *(f"… and {depth[-1]}" for depth in depths[1
 show([noise, *textures], titles, columns=3)
 
 # %% [markdown]
-# relu1_1 fixes the palette. With relu2_1 there are dabs of paint, with relu3_1 strokes, and with
-# relu4_1 strokes that follow each other. With relu5_1 whole things return, such as the lights with
-# their rings, but not where they were. No picture was copied: the Gram matrices of all five layers
-# are all that the search has seen.
+# relu1_1 gives the palette, but no strokes. With relu2_1 there are dabs of paint. With relu3_1 they
+# become long strokes. With relu4_1 and relu5_1 strokes close to rings, like the lights and the
+# spirals of the painting, but not where they were. The search has seen nothing but the Gram
+# matrices of these layers.
 #
 # ## One step
 #
-# Content and style together are the transfer. Its weights: 1 for the content at relu4_2, 4 for
-# the style at each layer, and less for relu5_1, so that no lights are painted into the face. We
+# Content and style together are the transfer. Its weights are 1 for the content at relu4_2, 4 for
+# the style at each layer, but 0.1 at relu5_1, so that no lights are painted into the face. We
 # start from the photograph. The gradient $\partial L / \partial x$ has the shape of the picture: it
 # says for each pixel and colour how the loss changes. Here it is, with its sign turned, since we
 # go down, and amplified. Grey is zero.
@@ -367,17 +370,17 @@ show([content, 0.5 + 0.15 * down, content + 0.06 * down], titles, columns=3)
 #
 # How far should one go? We walk along this direction $d$ and look at the loss. The dashed line is
 # what the gradient promises: near the start, $L(x + t d) \approx L(x) + t \, d \cdot
-# \partial L / \partial x$. The curve and the line touch at $t = 0$, so the gradient is right. Then
-# the curve turns away, and after some way it rises.
+# \partial L / \partial x$. For small steps the curve follows the line, as it should if the gradient
+# is right. Then the curve turns away from it, and rises.
 
 # %%
-lengths = np.array([0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.13, 0.16, 0.2])
+lengths = np.array([0, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12])
 losses = [float(evaluate(content + t * down, *inputs)[0][0]) for t in lengths]
 slope = float(jnp.vdot(down, gradient))
 fig, axis = plt.subplots(figsize=(6.5, 3.2), dpi=72, layout="constrained")
 axis.plot(lengths, losses, "o-", label="loss")
 axis.plot(lengths, losses[0] + slope * lengths, "--", label="what the gradient promises")
-axis.set(xlabel="t, the root mean square of the step", ylabel="loss", ylim=(0, None))
+axis.set(xlabel="t, the root mean square of the step", ylabel="loss", ylim=(0, 1.5 * losses[0]))
 axis.legend()
 plt.show()
 
@@ -385,11 +388,10 @@ plt.show()
 # L-BFGS compares the gradients of its last steps, and learns from them how the loss curves. So its
 # later steps have better directions and lengths than the gradient alone. `docs/method.md` has its
 # formulas.
-
-# %% [markdown]
+#
 # ## The transfer
 #
-# Fifty steps of the same kind are a style transfer. A callback keeps the picture on the way.
+# Fifty steps of L-BFGS make a style transfer. A callback keeps the pictures on the way.
 
 # %%
 kept = {0: content}
@@ -416,6 +418,6 @@ plt.show()
 # %% [markdown]
 # ## Where to go from here
 #
-# - `jaxnst.preset("default")` has these terms and a search from coarse to fine, for large pictures.
-# - Other statistics in place of the Gram matrix stand in the table of `docs/python.md`.
+# - `jaxnst.preset("default")` has these terms and two penalties, and goes from coarse to fine.
+# - Other statistics in place of the Gram matrix are in a table of `docs/python.md`.
 # - The mathematics of this page, with the names of all functions, is in `docs/method.md`.
