@@ -65,7 +65,7 @@ def show(images, titles, columns, width=11):
 # A content loss of 0 means: the photograph itself. A content loss of 1 is as far from the
 # photograph as features that are zero everywhere (`docs/method.md` has all formulas).
 #
-# Our recipe is a cheaper form of `default`: one scale and 30 evaluations, where the original works
+# Our recipe is a cheaper form of `default`: one scale and 40 evaluations, where the original works
 # from coarse to fine.
 
 # %%
@@ -74,7 +74,7 @@ params = jaxnst.load_params()
 content = jaxnst.load_image(demo / "content.jpg", size=128)
 style = jaxnst.load_image(demo / "style.jpg", size=128)
 config, weights = jaxnst.preset("default")
-config = dataclasses.replace(config, min_size=None, num_steps=30)
+config = dataclasses.replace(config, min_size=None, num_steps=40)
 objective = config.objective
 show([content, style[: len(content)]], ["content", "style"], columns=2, width=6)
 
@@ -270,7 +270,7 @@ plt.show()
 # $$K_v + v S_v \le K_w + v S_w, \quad K_w + w S_w \le K_v + w S_v
 # \quad \Rightarrow \quad v \le \frac{K_w - K_v}{S_v - S_w} \le w$$
 #
-# So the slope of the curve between two neighbours lies between their weights. Thirty evaluations do
+# So the slope of the curve between two neighbours lies between their weights. Forty evaluations do
 # not find the best pictures, so there is no guarantee here. Check it:
 
 # %%
@@ -331,7 +331,7 @@ cells = jaxnst.sweep(
     content, style, params=params, weights=grid, config=dataclasses.replace(config, num_steps=25)
 )
 labels = [f"style {s:g}, tv {t:g}" for s in styles for t in variations]
-show(cells.image, labels, columns=len(variations))
+show(cells.image, labels, columns=len(variations), width=7)
 
 # %% [markdown]
 # ## How to choose

@@ -75,8 +75,9 @@ def test_the_loss_and_gradient_on_four_devices_are_those_on_one():
 def test_the_loss_and_gradient_of_a_larger_picture_are_those_on_one_device(count):
     found = on_devices(count, "SHAPE = 384, 512" + LOSS)
     check_loss(found, 384, 512, count)
-    # Each device has a part of the activations, and all of the kernels.
-    assert found["memory"] < 1 / count + 0.2
+    # Each device has a part of the activations, a copy of those that a convolution reads with the
+    # rows of its neighbours beside them, and all of the kernels.
+    assert found["memory"] < 1.5 / count + 0.05
 
 
 TRANSFER = """
