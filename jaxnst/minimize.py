@@ -167,8 +167,8 @@ def minimize(
         A `Result`. Ctrl-C ends the run with the result of the last chunk and status INTERRUPTED.
 
     Raises:
-        TypeError: the optimiser has to call the loss itself, as line searches do, or `x0` is in
-            float16.
+        TypeError: the optimiser has to call the loss itself, as line searches do, `x0` is in
+            float16, or an argument is traced.
         ValueError: `num_steps` or `every` is not a positive integer, or the loss is not one number.
 
     >>> import jax, jax.numpy as jnp, optax
@@ -188,6 +188,7 @@ def minimize(
             'squares vanish; take x0.astype("float32")'
         )
     optimizer = as_argument(optimizer)
+    check_not_traced("minimize", (x0, args, optimizer))
     begin, advance, recover = _programs(value_and_grad)
     state = begin(x0, optimizer, args)
     # `advance` donates the state's buffers, some of which may be the caller's own.
@@ -226,6 +227,15 @@ def _records(chunks: Iterator[Chunk], num_steps: int) -> Iterator[Progress]:
             status=Status(int(status)),
             done=status != Status.OK or evaluation >= num_steps,
             state=state,
+        )
+
+
+def check_not_traced(function: str, arguments: Any) -> None:
+    """Raise TypeError if an argument is traced, since a run decides on the host when it ends."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        raise TypeError(
+            f"{function} reads losses while it runs, so its arguments must not be traced by jit, "
+            "grad or vmap; take init and step in a jax.lax.scan, or sweep for many runs at once"
         )
 
 

@@ -85,6 +85,7 @@ class Adam:
         learning_rate: of each step.
         b1: decay of the first moment.
         b2: decay of the second moment.
+        eps: number added to the root of the second moment.
         average: decay of the moving average of images that is then the result; 0 for none.
         clamp: whether the image is kept in [0, 1] after each step.
 
@@ -95,6 +96,7 @@ class Adam:
     learning_rate: Any = field(default=0.02, metadata={"help": "learning rate of images in [0, 1]"})
     b1: Any = field(default=0.9, metadata={"help": "decay of Adam's first moment"})
     b2: Any = field(default=0.999, metadata={"help": "decay of Adam's second moment"})
+    eps: Any = 1e-8
     average: Any = field(
         default=0.0, metadata={"help": "decay of the average of images that Adam then returns"}
     )
@@ -103,13 +105,14 @@ class Adam:
     )
 
     def __post_init__(self) -> None:
-        _check_number("learning_rate", self.learning_rate, above=0)
+        for name in ("learning_rate", "eps"):
+            _check_number(name, getattr(self, name), above=0)
         for name in ("b1", "b2", "average"):
             _check_number(name, getattr(self, name), least=0, below=1)
 
     def make(self) -> optax.GradientTransformation:
         """Return the optax transformation."""
-        adam = optax.adam(self.learning_rate, b1=self.b1, b2=self.b2)
+        adam = optax.adam(self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps)
         return optax.chain(adam, _clamp_to_unit()) if self.clamp else adam
 
 

@@ -22,12 +22,15 @@ def spectral_preconditioner(gradient: Float[Array, "h w c"]) -> Float[Array, "h 
     Args:
         gradient: (H, W, C); each channel is transformed by itself.
 
+    Raises:
+        ValueError: `gradient` has not three axes.
+
     >>> import jax.numpy as jnp
     >>> flat = spectral_preconditioner(jnp.ones((8, 8, 3)))
     >>> bool(flat[0, 0, 0] > 1)  # uniform changes are enlarged
     True
     """
-    height, width = gradient.shape[:2]
+    height, width = _sides(gradient)
     gain = _gain(np.arange(height) / (2 * height), np.arange(width) / (2 * width))
     spectrum = jax.scipy.fft.dctn(gradient, axes=(0, 1), norm="ortho")
     gain = jnp.asarray(gain, gradient.dtype)[:, :, None]
@@ -43,16 +46,30 @@ def circular_preconditioner(gradient: Float[Array, "h w c"]) -> Float[Array, "h 
     Args:
         gradient: (H, W, C); each channel is transformed by itself.
 
+    Raises:
+        ValueError: `gradient` has not three axes.
+
     >>> import jax.numpy as jnp
     >>> flat = circular_preconditioner(jnp.ones((8, 8, 3)))
     >>> bool(flat[0, 0, 0] > 1)  # uniform changes are enlarged
     True
     """
-    height, width = gradient.shape[:2]
+    height, width = _sides(gradient)
     gain = _gain(np.fft.fftfreq(height), np.fft.fftfreq(width))
     gain = jnp.asarray(gain[:, : width // 2 + 1], gradient.dtype)[:, :, None]
     spectrum = jnp.fft.rfft2(gradient, axes=(0, 1))
     return jnp.fft.irfft2(gain * spectrum, (height, width), axes=(0, 1))
+
+
+def _sides(gradient: Any) -> tuple[int, int]:
+    """Return height and width."""
+    if gradient.ndim != 3:
+        raise ValueError(
+            f"gradient must have the shape (height, width, channels), not {gradient.shape}; for "
+            "other arrays take lbfgs(…), which has no preconditioner of its own"
+        )
+    height, width, _ = gradient.shape
+    return height, width
 
 
 def _gain(down: Any, across: Any) -> Any:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxnst.lanes import Pick, SweepProgress, SweepResult, lane_axes, run_lanes
 from jaxnst.loss_weights import LossWeights
+from jaxnst.minimize import check_not_traced
 from jaxnst.optimize import as_argument
 from jaxnst.recipes import TransferConfig
 from jaxnst.scales import Problem
@@ -86,8 +87,9 @@ def sweep(
 
     Raises:
         TypeError, ValueError: nothing has a leading axis, or leading axes differ in length; or
-            images or weights do not fit the config.
+            images or weights do not fit the config, or an argument is traced.
     """
+    check_not_traced("sweep", (content, style, params, weights, config.optimizer))
     pick, axes, count = split_lanes(
         content,
         style,

@@ -12,7 +12,7 @@ from jaxnst.devices import fit_tile
 from jaxnst.first_image import first_image
 from jaxnst.history import History
 from jaxnst.loss_weights import LossWeights
-from jaxnst.minimize import Progress, check_num_steps, consume
+from jaxnst.minimize import Progress, check_not_traced, check_num_steps, consume
 from jaxnst.optimize import Status, as_argument
 from jaxnst.recipes import TransferConfig
 from jaxnst.rows import placements, put_rows, rows_on, rows_over
@@ -80,7 +80,8 @@ def style_transfer(
 
     Raises:
         TypeError, ValueError: an image, the weights or the state do not fit the config, or the
-            devices do not divide the rows of each layer, or the config has tiles as well.
+            devices do not divide the rows of each layer, or the config has tiles as well, or an
+            argument is traced.
 
     >>> from pathlib import Path
     >>> import dataclasses, jaxnst
@@ -97,6 +98,7 @@ def style_transfer(
     """
     if every is not None:
         check_num_steps("every", every)
+    check_not_traced("style_transfer", (content, style, params, weights, config.optimizer))
     problem = make_problem(
         content,
         style,

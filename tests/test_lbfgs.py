@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import double_precision
 
-from jaxnst import lbfgs
+from jaxnst import init, lbfgs, step
 from jaxnst.lbfgs import LbfgsState, Pairs
 
 
@@ -221,3 +221,28 @@ def test_numbers_may_be_traced():
     lanes = jax.jit(jax.vmap(lambda row: end(*row)))(numbers)
     for lane, row in zip(lanes, numbers.tolist(), strict=True):
         np.testing.assert_allclose(lane, jax.jit(lambda row=row: end(*row))(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("memory", [3, 10])
+def test_a_derivative_through_a_smooth_run_is_a_finite_difference(memory):
+    draw = np.random.default_rng(0)
+    matrix, shift, start = (draw.normal(size=shape) for shape in ((12, 6), 12, 6))
+
+    def loss(x, weight):
+        return jnp.sum(jnp.log1p((matrix @ x - shift) ** 2)) + weight * jnp.sum(jnp.tanh(x) ** 2)
+
+    both, optimizer = jax.value_and_grad(loss), lbfgs(memory=memory)
+
+    def end(weight):
+        def body(state, _):
+            return step(both, state, weight, optimizer=optimizer)
+
+        state = init(both, jnp.asarray(start), weight, optimizer=optimizer)
+        return jnp.sum(jax.lax.scan(body, state, length=10)[0].x ** 3)
+
+    with double_precision():
+        run = jax.jit(end)
+        numeric = (run(0.7 + 1e-6) - run(0.7 - 1e-6)) / 2e-6
+        assert abs(numeric) > 0.01
+        np.testing.assert_allclose(jax.grad(run)(0.7), numeric, rtol=1e-6)
+        np.testing.assert_allclose(jax.jvp(run, (0.7,), (1.0,))[1], numeric, rtol=1e-6)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import double_precision
 from naive_statistics import draw
 
 import jaxnst
@@ -70,7 +71,7 @@ def test_a_distance_agrees_with_numpy_and_counts_weights_as_repeats(distance):
 
 @each_distance
 def test_a_gradient_is_a_finite_difference_and_vmaps(distance):
-    with jax.enable_x64(True):
+    with double_precision():
         x, y, change = (jnp.asarray(z, jnp.float64) for z in (X, Y, draw(9, 3, seed=2)))
         value = partial(distance, y=y, x_weights=jnp.asarray(X_WEIGHTS, jnp.float64))
         grad = jax.vmap(jax.grad(value))(x[None])[0]

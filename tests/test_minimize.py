@@ -10,6 +10,7 @@ import optax
 import pytest
 import scipy.optimize
 from helpers import double_precision
+from shallow import SHORT, WEIGHTS
 from simple_losses import (
     QUADRATIC,
     ROSENBROCK,
@@ -21,6 +22,7 @@ from simple_losses import (
     with_half,
 )
 
+import jaxnst
 from jaxnst import Adam, Lbfgs, Status, init, lbfgs, minimize, restart, step
 from jaxnst.history import join
 from jaxnst.minimize import history_of, run
@@ -263,3 +265,24 @@ def test_fresh_closures_do_not_pile_up():
         del value_and_grad
     gc.collect()
     assert alive[0]() is None  # the last 8 stay compiled
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.jacfwd], ids=lambda t: t.__name__)
+def test_a_run_cannot_be_traced(transform, content, style, params):
+    def by_target(target):
+        both = jax.value_and_grad(lambda x, y: jnp.sum((x - y) ** 2))
+        return minimize(both, jnp.zeros(2), target, optimizer=optax.adam(0.1), num_steps=2).x.sum()
+
+    def by_weight(transfer):
+        def loss(weight):
+            weights = WEIGHTS.replace(style=weight)
+            settings = {"params": params, "weights": weights, "config": SHORT}
+            return transfer(content, style, **settings).image.sum()
+
+        return loss
+
+    runs = {"minimize": by_target}
+    runs |= {f.__name__: by_weight(f) for f in (jaxnst.style_transfer, jaxnst.sweep)}
+    for name, traced in runs.items():
+        with pytest.raises(TypeError, match=f"{name} reads losses .* init and step"):
+            transform(traced)(1.0)

@@ -86,3 +86,10 @@ def test_the_spectral_preconditioner_is_its_own_derivative():
     np.testing.assert_allclose(tangent, precondition(v), atol=1e-4)
     with double_precision():
         assert precondition(jnp.ones((4, 4, 3), jnp.float64)).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("name", ["spectral_preconditioner", "circular_preconditioner"])
+@pytest.mark.parametrize("shape", [(6,), (4, 5), (2, 4, 5, 3)])
+def test_only_pictures_are_preconditioned(name, shape):
+    with pytest.raises(ValueError, match=r"must have the shape \(height, width, channels\)"):
+        getattr(jaxnst, name)(jnp.ones(shape))

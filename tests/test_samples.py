@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import double_precision
 from naive_statistics import close
 from test_matching import naive_cosine, naive_nearest, naive_remd
 
@@ -112,7 +113,7 @@ def test_a_region_of_all_changes_nothing_and_lanes_and_bfloat16_agree(pictures, 
 
 @pytest.mark.slow
 def test_derivatives_are_finite_differences_in_float64(pictures, params):
-    with jax.enable_x64(True):
+    with double_precision():
         image, paint, _ = (jnp.asarray(p, jnp.float64) for p in pictures)
         objective = replace(OBJECTIVE, dtype="float64")
         sources = {"content": image[:, ::-1], "style": paint}
