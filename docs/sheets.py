@@ -124,10 +124,11 @@ def by_commands(name: str, folder: Path) -> None:
 def statistics(folder: Path) -> None:
     """Compare styles by each statistic, weighted so that the losses begin equally large."""
     content, style = (
-        jaxnst.load_image(paths_in(folder)[name], size=SIZE) for name in ("coffee", "night")
+        jaxnst.load_image(paths_in(folder)[name], size=192) for name in ("coffee", "night")
     )
     params = jaxnst.load_params()
     config, weights = jaxnst.preset("default")
+    config = replace(config, num_steps=50)
     gram = config.objective.terms["style"]
     kinds = {
         "Gram matrix": gram,

@@ -230,12 +230,13 @@ def quantile_means(
     _check_option("parts", parts, 1)
     check_features(features, where)
     values = accumulate(features).reshape(-1, features.shape[2])
+    # Transposed, so that the values of a channel lie side by side: else sorting takes longer.
     if where is None:
-        values = jnp.sort(values, axis=0)
+        values = jnp.sort(values.T, axis=1).T
         weights = jnp.ones(values.shape, values.dtype)
     else:
-        weights = jnp.broadcast_to(where.reshape(-1, 1).astype(values.dtype), values.shape)
-        values, weights = jax.lax.sort((values, weights), dimension=0, num_keys=1)
+        weights = jnp.broadcast_to(jnp.asarray(where, values.dtype).reshape(-1), values.T.shape)
+        values, weights = (z.T for z in jax.lax.sort((values.T, weights), dimension=1, num_keys=1))
     # The integral of the quantile function is piecewise linear between the sums of weights.
     mass, integral = (
         jnp.pad(jnp.cumsum(z, axis=0), ((1, 0), (0, 0))) for z in (weights, weights * values)
