@@ -47,9 +47,6 @@ GALLERY = {
     "temple-glass": Shown(
         "The temple as a stained-glass window", "transfer china.jpg hibiscus.regular.png"
     ),
-    "flower-harvest": Shown(
-        "The flower in the colours of a harvest", "transfer flower.jpg harvesters.jpeg"
-    ),
     "coffee-own-colours": Shown(
         "The strokes of a café at night, the colours of the photograph",
         "transfer coffee.png vg_la_cafe.jpg --color content-luminance",
@@ -59,7 +56,7 @@ GALLERY = {
     ),
     "cat-regions": Shown(
         "Two styles in two halves",
-        "transfer content.jpg style.jpg wave.jpg --masks left.png right.png",
+        "transfer content.jpg style.jpg wave.jpg --masks l.png r.png",
     ),
     "cat-kept": Shown(
         "A painted room, and a cat that stays as it is",
@@ -88,14 +85,14 @@ GALLERY = {
     ),
 }
 #: Pictures that README shows in a row, at one height.
-ROW = ("temple-olives", "flower-wave", "coffee-own-colours", "texture-olives")
+ROW = ("temple-glass", "flower-wave", "motor-abstract", "texture-wave")
 SOURCES = """\
-Sources: `content.jpg` (a cat) and `style.jpg` (Van Gogh's *Starry Night*) are bundled with jaxnst.
+Sources: `content.jpg` (a cat) and `style.jpg` (a painted night sky) are bundled with jaxnst.
 `astronaut.png`, `coffee.png` and `motorcycle_left.png` come with scikit-image, `china.jpg` and
 `flower.jpg` with scikit-learn. The paintings are in the public domain: Van Gogh's self-portrait
 (`vg_self`), olive trees (`vg_olive`), night café (`vg_la_cafe`) and houses at Auvers (`vg_houses`),
-Hokusai's great wave (`wave`), Picabia's *Edtaonisl*, Bruegel's harvesters, and a window by Tiffany
-(`hibiscus`); `benchmarks/sources.py` has their addresses. The masks are drawn by `docs/gallery.py`.
+Hokusai's great wave (`wave`), Picabia's *Edtaonisl* and a window by Tiffany (`hibiscus`);
+`benchmarks/sources.py` has their addresses. The masks are drawn by `docs/gallery.py`.
 """
 
 
@@ -126,7 +123,7 @@ def draw_masks(folder: Path) -> None:
     rows, columns = np.mgrid[:256, :384] / np.array([256, 384])[:, None, None]
     right = np.clip((columns - 0.47) / 0.06, 0, 1)
     off = np.hypot((rows - 0.42) / 0.36, (columns - 0.5) / 0.24)
-    masks = {"left": 1 - right, "right": right, "face": np.clip((1.15 - off) / 0.15, 0, 1)}
+    masks = {"l": 1 - right, "r": right, "face": np.clip((1.15 - off) / 0.15, 0, 1)}
     for name, mask in masks.items():
         Image.fromarray(np.uint8(255 * mask + 0.5)).save(folder / f"{name}.png")
 
