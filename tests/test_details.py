@@ -116,6 +116,7 @@ def test_nothing_is_added_without_styles_details_or_a_finer_scale():
     np.testing.assert_allclose(refine(image, [flat], FINE), resize(image, *FINE), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_styles_smaller_than_a_patch_serve_too():
     image = noise(0, 10, 14)
     for shape in [(1, 1), (2, 5), (7, 30)]:

@@ -64,6 +64,7 @@ def test_a_texture_that_tiles_has_no_seam_and_another_has(texture):
     assert min(seams(plain.image)) > 1.5
 
 
+@pytest.mark.slow
 def test_the_state_of_a_texture_continues_to_the_same_bits(texture):
     states = []
     options = {"tileable": True, "config": replace(SMALL, num_steps=3), "every": 4}

@@ -102,7 +102,9 @@ def test_the_halo_covers_all_that_a_position_sees(layer, width, params):
     assert max(at * stride - seen[0], seen[-1] - (at + 1) * stride + 1) <= halo_of((layer,))
 
 
-@pytest.mark.parametrize(("pooling", "regions"), [("max", True), ("average", False)])
+@pytest.mark.parametrize(
+    ("pooling", "regions"), [pytest.param("max", True, marks=pytest.mark.slow), ("average", False)]
+)
 def test_every_term_is_the_same_in_tiles(pooling, regions, params, content, style):
     with double_precision():
         photo, paint, params = in_float64(content[:53, :75], style, params)
@@ -134,6 +136,7 @@ def deep(content, style, params, dtype="float32", **options):
     return objective, (with_noise(content), params, targets, weights.replace(tv=1000.0))
 
 
+@pytest.mark.slow
 def test_the_deepest_layers_are_the_same_in_tiles_of_odd_pictures(params, content, style):
     with double_precision():
         photo, paint, params = in_float64(resize(content, 201, 37), style, params)
