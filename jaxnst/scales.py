@@ -217,6 +217,7 @@ def run_scales(
                 continue  # resumed at the end of a scale
             evaluation = history["evaluation"].max(axis=-1)
             at_end = (index == len(scales) - 1) & ((status != Status.OK) | (evaluation >= limit))
+            done = at_end | (status == Status.NON_FINITE)
             loss, terms = last_of(history)
             yield Progress(
                 evaluation=int(evaluation.max()),
@@ -226,8 +227,8 @@ def run_scales(
                 seconds=seconds,
                 x=lift(outcome, (0,))(state),
                 history=history,
-                status=status,
-                done=at_end | (status == Status.NON_FINITE),
+                status=status if np.ndim(status) else Status(int(status)),
+                done=done if np.ndim(done) else bool(done),
                 state=TransferState(index, before, jax.tree.leaves(state), history),
             )
         before, status = jax.device_get((state.evaluation, state.status))

@@ -181,7 +181,7 @@ def test_the_callback_sees_the_progress(transfer, small):
         assert progress.x.shape == small.shape and progress.seconds > 0
         assert list(progress.terms) == ["content", "style", "tv"]
         assert progress.loss == result.history["loss"][progress.evaluation - 1]
-        assert progress.status == Status.OK and progress.done == (progress.evaluation == 4)
+        assert progress.status is Status.OK and progress.done is (progress.evaluation == 4)
     np.testing.assert_array_equal(jnp.clip(seen[-1].x, 0, 1), result.image)
 
 
