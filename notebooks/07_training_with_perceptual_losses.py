@@ -463,8 +463,8 @@ show(views, names, size=(10, 3.6))
 # The weight acts as expected: the higher it is, the more strokes and the less of the face.
 #
 # What is missing for a good network is known. Johnson et al. train with 40 000 batches of 256×256
-# pixels, from many photographs, on deeper layers. All of that is a matter of time: the training
-# step stays as it is, and `jit` runs it on a GPU or TPU.
+# pixels, from many photographs. All of that is a matter of time: the training step stays as it is,
+# and `jit` runs it on a GPU or TPU.
 #
 # **From here:** `06_your_own_loss` makes a term of your own, which you can train with as well.
 # `docs/python.md` has the functions of this notebook in short.
