@@ -89,7 +89,8 @@ def sweep(
         TypeError, ValueError: nothing has a leading axis, or leading axes differ in length; or
             images or weights do not fit the config, or an argument is traced.
     """
-    check_not_traced("sweep", (content, style, params, weights, config.optimizer))
+    arrays = (content, style, params, weights, config.optimizer, regions, blend, initial_image)
+    check_not_traced("sweep", arrays)
     pick, axes, count = split_lanes(
         content,
         style,

@@ -98,7 +98,8 @@ def style_transfer(
     """
     if every is not None:
         check_num_steps("every", every)
-    check_not_traced("style_transfer", (content, style, params, weights, config.optimizer))
+    arrays = (content, style, params, weights, config.optimizer, regions, blend, initial_image)
+    check_not_traced("style_transfer", arrays)
     problem = make_problem(
         content,
         style,

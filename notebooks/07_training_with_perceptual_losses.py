@@ -266,7 +266,7 @@ train = jax.jit(partial(update, optimizer))
 paint = jax.jit(painter.apply)
 opt_state = optimizer.init(variables)
 batches = rng.integers(len(photos), size=(num_steps, batch_size))
-snapshots, curve, tests = {}, [], {}
+snapshots, curve = {}, []
 start = time.perf_counter()
 for i, batch in enumerate(batches):
     if i % 50 == 0:

@@ -281,8 +281,14 @@ def test_a_run_cannot_be_traced(transform, content, style, params):
 
         return loss
 
-    runs = {"minimize": by_target}
-    runs |= {f.__name__: by_weight(f) for f in (jaxnst.style_transfer, jaxnst.sweep)}
-    for name, traced in runs.items():
+    def by_share(share):
+        settings = {"params": params, "weights": WEIGHTS, "config": SHORT}
+        return jaxnst.style_transfer(
+            content, [style, content], blend=[share, 1], **settings
+        ).image.sum()
+
+    runs = [("minimize", by_target), ("style_transfer", by_share)]
+    runs += [(f.__name__, by_weight(f)) for f in (jaxnst.style_transfer, jaxnst.sweep)]
+    for name, traced in runs:
         with pytest.raises(TypeError, match=f"{name} reads losses .* init and step"):
             transform(traced)(1.0)
