@@ -68,7 +68,7 @@ class Trace:
 
     Attributes:
         losses: (steps,); index n - 1 has the least loss of the first n evaluations.
-        clock: (k, 2), numbers of evaluations made and seconds passed.
+        clock: (k, 3), numbers of evaluations made, seconds passed, and seconds of processors.
         peak_memory: bytes of the process.
     """
 
@@ -90,13 +90,23 @@ class Trace:
     @property
     def rate(self) -> float:
         """Return the seconds per evaluation in the second half of the run."""
-        (n0, t0), (n1, t1) = self.clock[(len(self.clock) - 1) // 2], self.clock[-1]
-        return float((t1 - t0) / (n1 - n0)) if n1 > n0 else float("nan")
+        return self._rates[0]
+
+    @property
+    def processor_rate(self) -> float:
+        """Return the seconds that processors took per evaluation, likewise."""
+        return self._rates[1]
+
+    @property
+    def _rates(self) -> tuple[float, float]:
+        steps, *seconds = self.clock[-1] - self.clock[(len(self.clock) - 1) // 2]
+        wall, processors = np.divide(seconds, steps) if steps > 0 else (np.nan, np.nan)
+        return float(wall), float(processors)
 
     @property
     def startup(self) -> float:
         """Return the seconds before the first evaluation began."""
-        evaluations, seconds = self.clock[0]
+        evaluations, seconds, _ = self.clock[0]
         return max(0.0, float(seconds - np.nan_to_num(self.rate) * evaluations))
 
 
@@ -111,10 +121,14 @@ def make_trace(losses: npt.ArrayLike, clock: npt.ArrayLike, finest: npt.ArrayLik
     )
 
 
+def now() -> npt.NDArray[np.float64]:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def run_pastiche(content: Path, style: Path, steps: int) -> Trace:
     from pastiche.pastiche import PasticheArtist
 
-    start = time.perf_counter()
+    start = now()
     # At the size that the picture has, pastiche's resizing leaves every pixel as it is.
     size, style_size = (Image.open(path).size[::-1] for path in (content, style))
     artist = PasticheArtist(content, [style], size=size, style_size=style_size)
@@ -122,7 +136,7 @@ def run_pastiche(content: Path, style: Path, steps: int) -> Trace:
     for step in range(1, steps + 1):
         artist.draw()  # one evaluation, whose loss it keeps, then a step
         losses.append(artist.loss)
-        clock.append((step, time.perf_counter() - start))
+        clock.append((step, *(now() - start)))
     return make_trace(losses, clock)
 
 
@@ -131,7 +145,7 @@ def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Tra
     import jaxnst
 
     until, coarse = options.pop("until", None), options.pop("coarse_steps", ())
-    start = time.perf_counter()
+    start = now()
     clock = []
     image = read_pixels(content) / np.float32(255)
     config, weights = jaxnst.preset("pastiche")
@@ -140,7 +154,7 @@ def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Tra
     coarse = [coarse[min(i, len(coarse) - 1)] for i in earlier]
 
     def record(progress: jaxnst.Progress) -> bool:
-        clock.append((progress.evaluation, time.perf_counter() - start))
+        clock.append((progress.evaluation, *(now() - start)))
         finest = progress.x.shape == image.shape
         return until is not None and finest and progress.loss <= until
 
@@ -152,7 +166,8 @@ def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Tra
         config=dataclasses.replace(config, num_steps=(*coarse, steps)),
         callback=record,
     )
-    return make_trace(result.history["loss"], clock, result.history["size"] == max(image.shape))
+    finest = result.history["size"] == max(image.shape)
+    return make_trace(result.history["loss"], clock, finest)
 
 
 def read_pixels(path: Path, size: int | None = None) -> npt.NDArray[np.uint8]:

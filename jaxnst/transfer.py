@@ -28,7 +28,7 @@ class TransferResult(NamedTuple):
     image: jax.Array  #: the picture, (H, W, 3), clipped to [0, 1]
     status: Status
     #: Arrays of evaluation, seconds (at the end of its chunk), size (the long side in pixels),
-    #: loss, and each term.
+    #: loss, and each term. The losses are those of pictures not yet clipped.
     history: History
 
 
