@@ -217,6 +217,9 @@ def fit_config(config: TransferConfig, style: Any, shape: Shape) -> TransferConf
         return config
     # Styles shrink along with the texture. At the coarsest scale, each keeps two positions of the
     # deepest layer on a side, or there would be no statistics to speak of.
-    side = min(min(picture.image.shape[:2]) for picture in pictures_of("style", style))
-    needed = math.ceil(2 * least * max(shape) / side)
-    return replace(config, min_size=max(config.min_size, needed))
+    shapes = [picture.image.shape[:2] for picture in pictures_of("style", style)]
+    needed = [
+        2 * least * (max(shape) if scale is None else max(own) / scale) / min(own)
+        for own, scale in zip(shapes, config.style_scales(len(shapes)), strict=False)
+    ]
+    return replace(config, min_size=max(config.min_size, math.ceil(max(needed))))

@@ -119,6 +119,8 @@ def test_styles_shrink_no_further_than_their_statistics_allow():
     style = np.zeros((64, 64, 3), np.float32)
     assert fit_config(CONFIG, style, (256, 128)) == CONFIG
     assert fit_config(CONFIG, [style, style[:40]], (512, 256)).min_size == 410
+    small = replace(CONFIG, style_scale=(1.0, 0.25))
+    assert fit_config(small, [style, style[:40]], (512, 256)).min_size == 205
     started = replace(CONFIG, init="content", min_size=None)
     assert fit_config(started, style, (512, 256)) == replace(started, init="noise")
 
