@@ -28,6 +28,7 @@ from jaxnst.minimize import Progress, check_num_steps, consume
 from jaxnst.optimize import Status
 from jaxnst.pyramid import resize
 from jaxnst.recipes import TransferConfig
+from jaxnst.rows import lanes_and_rows_on, put_rows, rows_over
 from jaxnst.scales import Lift, Problem, advance, begin, finish, once, run_scales
 from jaxnst.schedule import schedule
 from jaxnst.transfer import TransferResult
@@ -90,7 +91,7 @@ def run_lanes(
     *,
     axes: Any,
     lane_batch: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Any = None,
     callback: Callable[[SweepProgress], object] | None = None,
 ) -> Iterator[tuple[range, SweepResult]]:
     """Run lanes group by group, and yield the lanes of each group with their results.
@@ -106,39 +107,54 @@ def run_lanes(
     """
     if lane_batch is not None:
         check_num_steps("lane_batch", lane_batch)
-    devices = [*(jax.local_devices() if devices is None else devices)][:count]
-    if not devices:
-        raise ValueError("devices must be one or more, not none; leave it out for all")
-    if lane_batch is None and devices[0].platform == "cpu":
-        lane_batch = len(devices)
+    placed = np.atleast_1d(jax.local_devices() if devices is None else devices)[:count]
+    if placed.ndim not in (1, 2) or not placed.size:
+        raise ValueError(
+            "devices must be one or more, or an array (lanes, rows) of them, not of shape "
+            f"{placed.shape}; leave it out for all"
+        )
     problem = pick(0)
-    config = fit_tile(problem, config, devices)
-    if lane_batch is None:
-        lane_batch = _lanes_that_fit(problem, axes, count, config, devices)
-    mesh = make_mesh(devices[:lane_batch])
-    size = group_size(count, lane_batch, mesh.size)
     shape = problem.content.image.shape[:2]
-    params = put(problem.params, None, mesh)
-    lift: Lift = once
+    rows = None
+    if placed.ndim == 2:
+        rows = rows_over(placed[:lane_batch], config, shape[0])
+        mesh, lane_batch = rows.mesh, lane_batch or len(placed)
+    else:
+        config = fit_tile(problem, config, [*placed])
+        if lane_batch is None and placed[0].platform == "cpu":
+            lane_batch = len(placed)
+        elif lane_batch is None:
+            lane_batch = _lanes_that_fit(problem, axes, count, config, [*placed])
+        mesh = make_mesh([*placed[:lane_batch]])
+    size = group_size(count, lane_batch, len(mesh.devices))
+    lift: Lift = lanes_on(mesh) if rows is None else lanes_and_rows_on(rows)
+    alone = rows is None and size == 1
+    if alone:  # no axis of lanes: the programs of `style_transfer`
+        lift = once
+    params = jax.device_put(problem.params, placed[0]) if alone else put(problem.params, None, mesh)
     stopped = False
     for start in range(0, count, size):
         lanes = range(start, min(start + size, count))
         # The last lane is repeated to fill the last group.
         problems = [pick(min(lane, count - 1)) for lane in range(start, start + size)]
+        problems = [problem._replace(params={}) for problem in problems]
         if stopped:
             first = [resize(jnp.asarray(p.start), *shape) for p in problems[: len(lanes)]]
             yield lanes, SweepResult(np.stack(first), np.full(len(lanes), Status.INTERRUPTED), {})
             continue
-        if size == 1:  # no axis of lanes: the programs of `style_transfer`
-            problem, lift, group_axes = jax.device_put(problems[0], devices[0]), once, None
+        if alone:
+            problem = jax.device_put(problems[0], placed[0])
+        elif rows is None:
+            problem = put(_stacked(problems, axes), axes, mesh)
         else:
-            problem, lift, group_axes = _stacked(problems, axes), lanes_on(mesh), axes
-            problem = put(problem._replace(params={}), axes, mesh)._replace(params=params)
-        report = callback and partial(_report, callback, lanes, count, size)
-        last, stopped = consume(run_scales(problem, config, lift=lift, axes=group_axes), report)
+            problem = put_rows(_stacked(problems, axes), rows, axes)
+        problem = problem._replace(params=params)
+        report = callback and partial(_report, callback, lanes, count, alone)
+        scales = run_scales(problem, config, lift=lift, axes=None if alone else axes)
+        last, stopped = consume(scales, report)
         wrap = config.objective.circular
         image, status, history = finish(last, shape, lift=lift, interrupted=stopped, wrap=wrap)
-        image, status, history = _by_lanes((image, status, history), size, len(lanes))
+        image, status, history = _by_lanes((image, status, history), alone, len(lanes))
         yield lanes, SweepResult(image, status, history)
 
 
@@ -146,10 +162,10 @@ def _report(
     callback: Callable[[SweepProgress], object],
     lanes: range,
     count: int,
-    size: int,
+    alone: bool,
     progress: Progress,
 ) -> object:
-    return callback(SweepProgress(lanes, count, _rows(progress, size, len(lanes))))
+    return callback(SweepProgress(lanes, count, _rows(progress, alone, len(lanes))))
 
 
 def _stacked(problems: Sequence[Problem], axes: Any) -> Problem:
@@ -163,18 +179,18 @@ def _stacked(problems: Sequence[Problem], axes: Any) -> Problem:
     return Problem(*(stack(*parts) for parts in zip(axes, *problems, strict=True)))
 
 
-def _by_lanes(tree: Any, size: int, count: int) -> Any:
+def _by_lanes(tree: Any, alone: bool, count: int) -> Any:
     """Return results on the host with an axis of lanes, without the lanes that fill a group."""
     if isinstance(tree, dict):  # jax.tree.map would sort the names
-        return {name: _by_lanes(part, size, count) for name, part in tree.items()}
+        return {name: _by_lanes(part, alone, count) for name, part in tree.items()}
     if isinstance(tree, tuple):
-        return tuple(_by_lanes(part, size, count) for part in tree)
-    return np.asarray(tree)[None] if size == 1 else np.asarray(tree[:count])
+        return tuple(_by_lanes(part, alone, count) for part in tree)
+    return np.asarray(tree)[None] if alone else np.asarray(tree[:count])
 
 
-def _rows(progress: Progress, size: int, count: int) -> Progress:
+def _rows(progress: Progress, alone: bool, count: int) -> Progress:
     names = ("loss", "terms", "x", "history", "status", "done")
-    rows = {name: _by_lanes(getattr(progress, name), size, count) for name in names}
+    rows = {name: _by_lanes(getattr(progress, name), alone, count) for name in names}
     return progress._replace(**rows)
 
 

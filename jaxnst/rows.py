@@ -1,11 +1,11 @@
-"""One picture over many devices, each of which holds some of its rows.
+"""One picture, or each of several lanes, over many devices that hold some of its rows each.
 
 The compiler splits the program (GSPMD, Xu et al. 2021, arXiv:2105.04663): before each convolution
 neighbouring devices exchange one row, and sums over positions are sums over devices.
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnst.compilation import compiled
-from jaxnst.objective import Objective
+from jaxnst.devices import LANES
+from jaxnst.recipes import TransferConfig
 from jaxnst.scales import Lift, Problem
 from jaxnst.terms import network_layers
 from jaxnst.vgg import min_size
@@ -28,15 +29,26 @@ class Rows(NamedTuple):
     multiple: int  #: heights that are multiples of this give each device rows of every layer
 
 
-def rows_over(devices: Sequence[jax.Device], objective: Objective, height: int) -> Rows:
+def rows_over(devices: Any, config: TransferConfig, height: int) -> Rows:
     """Return a mesh of these devices for pictures of a height.
 
+    Args:
+        devices: a sequence of them, or an array (lanes, rows) of which each row holds a lane.
+        config: of the transfers.
+        height: of the pictures.
+
     Raises:
-        ValueError: there are no devices, a term of features is no mean or sum over positions, or
-            the devices do not divide the height.
+        ValueError: there are no devices, the config has tiles, a term of features is no mean or
+            sum over positions, or the devices do not divide the height.
     """
-    if not (count := len(devices)):
+    placed, objective = np.array(devices), config.objective
+    if not (count := placed.shape[-1]):
         raise ValueError("devices must be one or more, not none; leave it out for one")
+    if config.tile is not None:
+        raise ValueError(
+            f"tile must be None, not {config.tile!r}, where devices divide the picture; leave out "
+            "either the tile or the devices"
+        )
     for name, term in objective.terms.items():
         apart = getattr(term, "additive", True) or not network_layers([term])
         if count > 1 and not apart:
@@ -53,7 +65,7 @@ def rows_over(devices: Sequence[jax.Device], objective: Objective, height: int) 
             f"the height must be a multiple of {multiple} pixels, {grid} for each of {count} "
             f"devices, not {height}; take {near}, or fewer devices"
         )
-    return Rows(Mesh(np.array(devices), (ROWS,)), multiple)
+    return Rows(Mesh(placed, (LANES, ROWS)[-placed.ndim :]), multiple)
 
 
 @lru_cache(maxsize=64)
@@ -67,13 +79,31 @@ def rows_on(rows: Rows) -> Lift:
     def lift(
         function: Callable[..., Any], axes: Any, *, donate: tuple[int, ...] = (), **static: Any
     ) -> Callable[..., Any]:
-        def spread(*args: Any) -> Any:
-            out = function(*args, **static)
-            return jax.lax.with_sharding_constraint(out, placements(out, rows))
-
-        return compiled(spread, donate=donate)
+        return compiled(_by_rows(partial(function, **static), rows), donate=donate)
 
     return lift
+
+
+@lru_cache(maxsize=64)
+def lanes_and_rows_on(rows: Rows) -> Lift:
+    """Return a `lift` for lanes, each on its own row of a mesh, over which its rows are spread."""
+
+    @lru_cache(maxsize=64)
+    def lift(
+        function: Callable[..., Any], axes: Any, *, donate: tuple[int, ...] = (), **static: Any
+    ) -> Callable[..., Any]:
+        spread = _by_rows(partial(function, **static), rows)
+        return compiled(jax.vmap(spread, axes, spmd_axis_name=LANES), donate=donate)
+
+    return lift
+
+
+def _by_rows(function: Callable[..., Any], rows: Rows) -> Callable[..., Any]:
+    def spread(*args: Any) -> Any:
+        out = function(*args)
+        return jax.lax.with_sharding_constraint(out, placements(out, rows))
+
+    return spread
 
 
 def placements(tree: Any, rows: Rows) -> Any:
@@ -93,10 +123,23 @@ def placements(tree: Any, rows: Rows) -> Any:
     return jax.tree.map(place, tree)
 
 
-def put_rows(problem: Problem, rows: Rows) -> Problem:
-    """Place the content and the first image by rows, and copy the rest to each device."""
-    pictures = problem.content.image, problem.start
-    image, start = (jax.device_put(x, placements(x, rows)) for x in pictures)
+def put_rows(problem: Problem, rows: Rows, axes: Problem | None = None) -> Problem:
+    """Place the content and the first image by rows, and copy the rest to each device.
+
+    Args:
+        problem: of one transfer, or of lanes.
+        rows: from `rows_over`.
+        axes: where the problem has an axis of lanes, from `lane_axes`; None without lanes.
+    """
+
+    def place(name: str, part: Any, *, picture: bool = False) -> Any:
+        lanes = axes is not None and getattr(axes, name) is not None
+        divided = picture and part.shape[-3] % rows.multiple == 0
+        spec = PartitionSpec(*(LANES,) * lanes, *(ROWS,) * divided)
+        return jax.device_put(part, NamedSharding(rows.mesh, spec))
+
     rest = problem._replace(content=problem.content._replace(image=None), start=None)
-    rest = jax.device_put(rest, NamedSharding(rows.mesh, PartitionSpec()))
+    rest = Problem(*(place(name, part) for name, part in rest._asdict().items()))
+    image = place("content", problem.content.image, picture=True)
+    start = place("start", problem.start, picture=True)
     return rest._replace(content=rest.content._replace(image=image), start=start)

@@ -56,7 +56,7 @@ def sweep(
     key: Key[Array, "*lanes"] | None = None,
     initial_image: Any = None,
     lane_batch: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Any = None,
     callback: Callable[[SweepProgress], object] | None = None,
 ) -> SweepResult:
     """Run many transfers in one program: `style_transfer` under `vmap`.
@@ -77,7 +77,9 @@ def sweep(
         initial_image: (H, W, 3) or (L, H, W, 3), to start from.
         lane_batch: how many lanes run at once. By default as many as fit in memory, computed from
             what the compiled program needs; on CPUs, which gain little from more, one per device.
-        devices: the devices to spread the lanes over; by default all of this process.
+        devices: the devices to spread the lanes over; by default all of this process. Or an array
+            (lanes, rows) of them: each lane then has a row of devices, over which its picture is
+            spread as by `style_transfer`, and one lane runs at once on each.
         callback: called about once a second with a `SweepProgress`; if it returns true, the sweep
             ends.
 

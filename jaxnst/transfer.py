@@ -116,13 +116,8 @@ def style_transfer(
     if devices is None:
         problem = jax.device_put(problem)
         config = fit_tile(problem, config)
-    elif config.tile is not None:
-        raise ValueError(
-            f"tile must be None, not {config.tile!r}, where devices divide the picture; leave out "
-            "either the tile or the devices"
-        )
     else:
-        rows = rows_over(devices, config.objective, shape[0])
+        rows = rows_over(devices, config, shape[0])
         problem, lift = put_rows(problem, rows), rows_on(rows)
         if resume is not None:
             leaves = jax.device_put(resume.leaves, placements(resume.leaves, rows))

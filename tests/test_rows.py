@@ -1,15 +1,17 @@
 """One picture whose rows are spread over several devices."""
 
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import on_devices
 from shallow import OBJECTIVE, SHORT, WEIGHTS
 
-from jaxnst import Objective, Style, autocorrelation, style_transfer
+from jaxnst import Objective, Style, autocorrelation, style_transfer, sweep
 from jaxnst.rows import rows_over
 
 SPECTRUM = Objective({"style": Style(("relu1_1",), statistic=autocorrelation)})
@@ -34,7 +36,7 @@ params = jaxnst.load_params()
 config, weights = jaxnst.preset("pastiche")
 objective = config.objective
 image = 0.5 * content + 0.5 * resize(style, height, width)
-rows = rows_over(jax.devices(), objective, height)
+rows = rows_over(jax.devices(), config, height)
 targets = jaxnst.compute_targets({"content": content, "style": style}, params, objective=objective)
 args = image, params, targets, weights
 whole = once(jaxnst.loss_and_grad, None, objective=objective).lower(*args).compile()
@@ -131,7 +133,7 @@ def test_a_transfer_on_four_devices_is_that_on_one_and_resumes_to_the_same_bits(
 )
 def test_what_devices_cannot_divide_is_refused(count, height, objective, message):
     with pytest.raises(ValueError, match=message):
-        rows_over(jax.devices()[:1] * count, objective, height)
+        rows_over(jax.devices()[:1] * count, replace(SHORT, objective=objective), height)
 
 
 @pytest.mark.parametrize("tile", [64, "auto"])
@@ -143,5 +145,79 @@ def test_tiles_and_devices_together_are_refused(tile, params):
         )
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 1), (1, 0), (1, 1, 1)])
+def test_a_sweep_refuses_devices_of_another_shape(shape, params):
+    picture = jnp.ones((32, 32, 3))
+    devices = np.resize(np.array(jax.devices()[:1]), shape)
+    weights = WEIGHTS.replace(style=np.ones(2, np.float32))
+    with pytest.raises(ValueError, match="devices must be one or more"):
+        sweep(picture, picture, params=params, weights=weights, config=SHORT, devices=devices)
+
+
 def test_one_device_takes_any_height_and_term():
-    assert rows_over(jax.devices()[:1], SPECTRUM, 17).mesh.size == 1
+    config = replace(SHORT, objective=SPECTRUM)
+    assert rows_over(jax.devices()[:1], config, 17).mesh.size == 1
+
+
+SWEEP = """
+import re
+import sys
+sys.path.insert(0, TESTS)
+import jaxnst
+from jaxnst.rows import lanes_and_rows_on, put_rows, rows_over
+from jaxnst.scales import advance, begin
+from jaxnst.sweep import split_lanes
+from shallow import PYRAMID, WEIGHTS
+
+draw = np.random.default_rng(0)
+content, styles = draw.random((40, 60, 3), np.float32), draw.random((3, 40, 60, 3), np.float32)
+scales = np.array([0.1, 0.3, 1.0], np.float32)
+options = {"params": jaxnst.load_params(), "config": PYRAMID}
+one = [
+    jaxnst.style_transfer(content, style, weights=WEIGHTS.replace(style=scale), **options)
+    for style, scale in zip(styles, scales)
+]
+options |= {"weights": WEIGHTS.replace(style=scales)}
+seen, lanes = [], []
+
+def see(progress):
+    seen.append(progress.progress.x.shape)
+    lanes.append([progress.lanes.start, progress.lanes.stop])
+
+devices = np.array(jax.devices()).reshape(2, 2)
+many = jaxnst.sweep(content, styles, devices=devices, callback=see, **options)
+out["sizes"] = many.history["size"].tolist()
+out["image"] = max(float(np.abs(a.image - b.image).max()) for a, b in zip(many, one))
+out["loss"] = max(
+    float(np.abs(a.history["loss"] / b.history["loss"] - 1).max()) for a, b in zip(many, one)
+)
+out["lanes"] = sorted({*map(tuple, lanes)})
+single = jaxnst.sweep(content, styles[:1], devices=devices, **options | {"weights": WEIGHTS})
+out["single"] = float(np.abs(single.image[0] - one[0].image).max())
+
+pick, axes, count = split_lanes(content, styles, **options)
+rows = rows_over(devices, PYRAMID, 40)
+stacked = jaxnst.lanes._stacked([pick(0), pick(1)], axes)
+problem = put_rows(stacked, rows, axes)
+lift = lanes_and_rows_on(rows)
+settings = PYRAMID.of_programs
+targets, state = lift(begin, (axes, None), config=settings, shape=(40, 60))(problem, None)
+program = lift(advance, (axes, 0, 0, 0), config=settings)
+limit = np.full(2, 9, np.int32)
+text = program.lower(problem, targets, state, limit).compile().as_text()
+shapes = re.findall(r"= \\w+\\[([0-9,]*)\\]\\S* all-gather", text)
+out["gathered"] = [[int(side) for side in shape.split(",") if side] for shape in shapes]
+out["shard"] = state.x.addressable_shards[0].data.shape
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_over_lanes_and_rows_is_that_of_single_transfers():
+    found = on_devices(4, f"TESTS = {str(Path(__file__).parent)!r}" + SWEEP)
+    assert found["image"] < 1e-4 and found["loss"] < 1e-4
+    assert found["single"] < 1e-4
+    assert found["sizes"] == [[30] * 6 + [60] * 4] * 3
+    assert found["lanes"] == [[0, 2], [2, 3]]  # two lanes at once
+    assert found["shard"] == [1, 20, 60, 3]
+    # The preconditioner transforms pictures as a whole. No activations are gathered.
+    assert max(map(prod, found["gathered"])) == 2 * 40 * 60 * 3
