@@ -31,7 +31,7 @@ Fit = Literal["long", "short"]
 
 @dataclass(frozen=True)
 class Geometry:
-    """The size and shape at which pictures are loaded; each field's help describes it.
+    """The size and shape at which pictures are loaded: three of the options of `load_image`.
 
     Raises:
         ValueError: a field has no valid value, or `crop` comes without a size and fit="short".

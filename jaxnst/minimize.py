@@ -52,12 +52,16 @@ class Result(NamedTuple):
     """The result of `minimize`."""
 
     x: Any  #: the result, see `outcome`
-    status: Status
+    status: Status  #: how the run ended
     history: History  #: arrays by evaluation (from 1), seconds, loss, each term
 
 
 #: The largest number of evaluations that are dispatched ahead of the device.
 _MAX_CHUNK = 256
+
+#: How many are, if several processes compute one run: their clocks differ, but all have to run
+#: the same programs in the same order.
+_CHUNK_OF_PROCESSES = 8
 
 
 def run(
@@ -87,6 +91,8 @@ def run(
     """
     evaluation, status = jax.device_get((state.evaluation, state.status))
     limit = np.broadcast_to(np.asarray(limit, np.int32), evaluation.shape)
+    arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+    alone = all(array.is_fully_addressable for array in arrays)
     done, n, timed = int(evaluation.max()), 1, False
     # After a restart, a lane is some evaluations behind the others.
     while (alive := (status == Status.OK) & (evaluation < limit)).any():
@@ -109,6 +115,7 @@ def run(
         # The first chunk may compile, so its duration says nothing about speed.
         pace = (time.perf_counter() - began) / max(int((now - evaluation).max()), 1)
         n = min(max(int(seconds_per_chunk / pace), 1), _MAX_CHUNK) if timed else 2
+        n = n if alone else _CHUNK_OF_PROCESSES
         evaluation, done, timed = now, int(now.max()), True
         yield state, infos, status
 

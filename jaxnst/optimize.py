@@ -54,7 +54,7 @@ class Info(NamedTuple):
     """The evaluation that a step made."""
 
     evaluation: jax.Array  #: its number from 1, or 0 if the state was frozen
-    loss: jax.Array
+    loss: jax.Array  #: at the point that was evaluated
     terms: dict[str, jax.Array]  #: by name; names of nested terms are joined by slashes
 
 

@@ -260,24 +260,24 @@ GEOMETRY = {
 def preset(name: str) -> Recipe:
     """Return a recipe: a published one, or jaxnst's own.
 
-    Args:
-        name: one of `PRESETS`.
+    - "default": jaxnst's own, from coarse to fine.
+    - "fast": the same with fewer evaluations.
+    - "fine": the same with three times the evaluations.
+    - "article": the 256-pixel recipe of many tutorials.
+    - "gatys2016": Gatys, Ecker & Bethge, CVPR 2016, on the plain network. For theirs, pass
+      `params=rescale_params([content, style], load_params())`, and more style weight.
+    - "gatys-pytorch": L. Gatys' own code for PyTorch, at 512 and then 800 pixels.
+    - "neural-style": J. Johnson's neural-style.
+    - "anishathalye": A. Athalye's neural-style.
+    - "pastiche": the PyPI package pastiche.
+    - "crowsonkb": K. Crowson's style-transfer-pytorch, Wasserstein distances with Adam from
+      coarse to fine.
+    - "spst": Galerne et al. 2024, for large pictures.
+    - "strotss-like": after Kolkin et al. 2019, earth mover's distances.
+    - "nnst-like": after Kolkin et al. 2022, nearest neighbours.
 
-            - "default": jaxnst's own, from coarse to fine.
-            - "fast": the same with fewer evaluations.
-            - "fine": the same with three times the evaluations.
-            - "article": the 256-pixel recipe of many tutorials.
-            - "gatys2016": Gatys, Ecker & Bethge, CVPR 2016, on the plain network. For theirs, pass
-              `params=rescale_params([content, style], load_params())`, and more style weight.
-            - "gatys-pytorch": L. Gatys' own code for PyTorch, at 512 and then 800 pixels.
-            - "neural-style": J. Johnson's neural-style.
-            - "anishathalye": A. Athalye's neural-style.
-            - "pastiche": the PyPI package pastiche.
-            - "crowsonkb": K. Crowson's style-transfer-pytorch, Wasserstein distances with Adam from
-              coarse to fine.
-            - "spst": Galerne et al. 2024, for large pictures.
-            - "strotss-like": after Kolkin et al. 2019, earth mover's distances.
-            - "nnst-like": after Kolkin et al. 2022, nearest neighbours.
+    Args:
+        name: one of `PRESETS`, which are listed above.
 
     Returns:
         `Recipe(config, weights)`; change them with `dataclasses.replace` and `weights.replace`.

@@ -2,13 +2,12 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import environment
+from helpers import environment, free_port
 from job_processes import (
     BATCH,
     SWEEP,
@@ -27,9 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def start_all(folder: Path, count: int, *words: str) -> list[Process]:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     group = ["--distributed", "--coordinator", f"localhost:{port}", "--num-processes", count]
     return [start(folder, *words, *group, "--process-id", i) for i in range(count)]
 
@@ -150,9 +147,7 @@ def test_broken_pictures_are_reported_by_the_process_that_has_them(
 
 def test_a_process_waits_long_for_the_others(tmp_path: Path) -> None:
     """Longer than a collective on CPUs is given, which is shortened here from many minutes."""
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     code = f"""
 import sys, time
 from pathlib import Path

@@ -1,5 +1,7 @@
 """One picture whose rows are spread over several devices."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -8,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import on_devices
+from helpers import environment, free_port, on_devices
 from shallow import OBJECTIVE, SHORT, WEIGHTS
 
 from jaxnst import Objective, Style, autocorrelation, style_transfer, sweep
@@ -221,3 +223,53 @@ def test_a_sweep_over_lanes_and_rows_is_that_of_single_transfers():
     assert found["shard"] == [1, 20, 60, 3]
     # The preconditioner transforms pictures as a whole. No activations are gathered.
     assert max(map(prod, found["gathered"])) == 2 * 40 * 60 * 3
+
+
+PROCESS = """
+import sys
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize("localhost:PORT", 2, int(sys.argv[1]))
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+sys.path.insert(0, TESTS)
+import jaxnst
+from shallow import PYRAMID, WEIGHTS
+
+draw = np.random.default_rng(0)
+content, style = draw.random((2, 40, 60, 3), np.float32)
+options = {"params": jaxnst.load_params(), "config": PYRAMID, "weights": WEIGHTS}
+seen = []
+many = jaxnst.style_transfer(
+    content, style, devices=jax.devices(), callback=lambda p: seen.append(p.evaluation), **options
+)
+image = process_allgather(many.image, tiled=True)
+one = jaxnst.style_transfer(content, style, **options)
+assert many.image.addressable_shards[0].data.shape == (20, 60, 3)
+np.testing.assert_allclose(image, one.image, atol=1e-5)
+np.testing.assert_allclose(many.history["loss"], one.history["loss"], rtol=1e-5)
+print(seen)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_picture():
+    script = f"TESTS = {str(Path(__file__).parent)!r}" + PROCESS.replace("PORT", str(free_port()))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(i)],
+            env=environment(JAX_PLATFORMS="cpu"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        outcomes = [process.communicate(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outcomes
+    seen = [out.splitlines()[-1] for out, _ in outcomes]
+    assert seen == ["[1, 6, 7, 10]"] * 2  # records at the same evaluations in both
