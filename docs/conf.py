@@ -19,6 +19,7 @@ author = copyright = "The jaxnst authors"
 version = release = jaxnst.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["evaluation.md"]  # performance.md includes it
 nb_execution_mode = "off"  # the notebooks are kept with their outputs
 nb_merge_streams = True  # what a cell prints is one block
 nb_ipywidgets_js: dict[str, Any] = {}  # nothing is loaded from elsewhere
