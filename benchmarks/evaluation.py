@@ -11,7 +11,7 @@ half of a run, so they exclude start-up. Memory is the peak of the process. A ra
 runs in turn; the table has the median of the rounds, and the least and the largest.
 
 `--tiled` adds larger pictures, of which jaxnst makes the loss and its gradient once, in tiles.
-`--compare` adds rows with XLA's convolution and with small memory pages.
+`--compare` adds rows with XLA's convolution, in bfloat16, and with small memory pages.
 """
 
 import argparse

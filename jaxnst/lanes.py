@@ -127,10 +127,9 @@ def run_lanes(
             lane_batch = _lanes_that_fit(problem, axes, count, config, [*placed])
         mesh = make_mesh([*placed[:lane_batch]])
     size = group_size(count, lane_batch, len(mesh.devices))
+    alone = rows is None and size == 1  # no axis of lanes: the programs of `style_transfer`
     lift: Lift = lanes_on(mesh) if rows is None else lanes_and_rows_on(rows)
-    alone = rows is None and size == 1
-    if alone:  # no axis of lanes: the programs of `style_transfer`
-        lift = once
+    lift = once if alone else lift
     params = jax.device_put(problem.params, placed[0]) if alone else put(problem.params, None, mesh)
     stopped = False
     for start in range(0, count, size):
