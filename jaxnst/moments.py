@@ -9,6 +9,7 @@ from math import sqrt
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnst.losses import (
@@ -23,8 +24,13 @@ from jaxnst.losses import (
 #: By name: "mean" (c,), and "square" (c,) or "product" (c, c).
 Moments = dict[str, jax.Array]
 
-# The smallest share of the trace of second moments that float32 keeps from being negative.
-_SHARE = 1e-5
+
+def _share(dtype: DTypeLike) -> float:
+    """Return the share of the trace of second moments that makes a rounded covariance positive.
+
+    In constant pictures rounding takes away up to half as much.
+    """
+    return 100 * float(jnp.finfo(dtype).eps)
 
 
 def mean_and_deviation(features: Float[Array, "h w c"], where: Where = None) -> Moments:
@@ -115,12 +121,14 @@ def wasserstein_gaussian(x: Moments, y: Moments, *, eps: float = 1e-4) -> Float[
     channels (Dowson & Landau 1982). In style transfer it is the loss of crowsonkb's
     style-transfer-pytorch, which also adds 1e-4 to the diagonals of Σ and T.
 
-    This function departs from it in two ways. It adds besides 1e-5 of the trace of the second
-    moments, since features of VGG19 have variances up to 1e7, next to which 1e-4 is lost in
-    float32 and covariances of fewer positions than channels are not positive. And it takes no
-    matrix root, but the sum of the singular values of AᵀB with Σ = A Aᵀ and T = B Bᵀ, which is
-    the same trace and loses no digits to squares; 12 Newton-Schulz steps of a root leave equal
-    distributions far apart. In float32 the result is within about 1e-6 of the traces.
+    This function departs from it in two ways. It adds besides, in float32, 1.2e-5 of the trace of
+    the second moments: features of VGG19 have variances up to 1e7, next to which 1e-4 is lost in
+    rounding, and then covariances of fewer positions than channels are not positive. So the loss
+    of the preset `crowsonkb` differs by less than 1 %; in float64 the share is 2e-14, and the loss
+    is the original's. And this function takes no matrix root, but the sum of the singular values
+    of AᵀB with Σ = A Aᵀ and T = B Bᵀ, which is the same trace and loses no digits to squares; 12
+    Newton-Schulz steps of a root leave equal distributions far apart. In float32 the result is
+    within about 1e-6 of the traces.
 
     Args:
         x: from `mean_and_covariance`.
@@ -154,7 +162,7 @@ def wasserstein_gaussian(x: Moments, y: Moments, *, eps: float = 1e-4) -> Float[
 
 def _covariance(moments: Moments, eps: float) -> jax.Array:
     mean, product = (accumulate(moments[name]) for name in ("mean", "product"))
-    floor = eps + _SHARE * jnp.trace(product)
+    floor = eps + _share(product.dtype) * jnp.trace(product)
     return product - jnp.outer(mean, mean) + floor * jnp.eye(len(mean), dtype=product.dtype)
 
 
@@ -188,12 +196,12 @@ def _scales(low: float, eps: float) -> list[float]:
 
 def _polar_factor(matrix: jax.Array) -> jax.Array:
     # Products of matrices alone: on CPUs and GPUs they are much faster than an SVD. Because of
-    # the floor of the covariances, no singular value is below about _SHARE of the Frobenius norm.
+    # the floor of the covariances, no singular value is below about `_share` of the Frobenius norm.
     def step(x: jax.Array, scale: jax.Array) -> tuple[jax.Array, None]:
         x = scale * x
         return 1.5 * x - 0.5 * _matmul(x, _matmul(x.T, x)), None
 
-    scales = _scales(_SHARE / 2, float(jnp.finfo(matrix.dtype).eps))
+    scales = _scales(_share(matrix.dtype) / 2, float(jnp.finfo(matrix.dtype).eps))
     start = matrix / jnp.sqrt(jnp.sum(matrix**2))
     return jax.lax.scan(step, start, jnp.asarray(scales, matrix.dtype))[0]
 

@@ -137,8 +137,8 @@ def _anishathalye() -> Recipe:
 
 def _crowsonkb() -> Recipe:
     # K. Crowson's style-transfer-pytorch. Its network is torchvision's VGG19, which `load_params`
-    # can load; the features of the bundled one are larger, so that tv counts less. Departs in what
-    # is added to covariances, which changes distances by less than 1 %: see `wasserstein_gaussian`.
+    # can load; the features of the bundled one are larger, so that tv counts less. Departs in
+    # float32 in what is added to covariances, by less than 1 %: see `wasserstein_gaussian`.
     style = Style(statistic=mean_and_covariance, distance=wasserstein_gaussian)
     objective = Objective(
         _terms(style, variation=nine_point_variation), padding=("replicate", "zero")

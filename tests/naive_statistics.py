@@ -74,11 +74,18 @@ def root(a):
     return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
 
 
-def naive_wasserstein(x, y):
-    (mean, a), (other, b) = (
-        (m, s - np.outer(m, m) + (1e-4 + 1e-5 * np.trace(s)) * np.eye(len(m)))
-        for m, s in (naive_moments(z, np.ones(z.shape[:2])) for z in (x, y))
-    )
+#: What float32 needs added to covariances, as a share of the second moments.
+SHARE = 100 * float(np.finfo(np.float32).eps)
+
+
+def naive_gaussian(x, share):
+    mean, product = naive_moments(x, np.ones(x.shape[:2]))
+    floor = 1e-4 + share * np.trace(product)
+    return mean, product - np.outer(mean, mean) + floor * np.eye(len(mean))
+
+
+def naive_wasserstein(x, y, share=SHARE):
+    (mean, a), (other, b) = (naive_gaussian(z, share) for z in (x, y))
     covariances = np.trace(a + b - 2 * root(root(a) @ b @ root(a)))
     return (np.sum((mean - other) ** 2) + covariances) / len(mean)
 

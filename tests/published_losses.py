@@ -4,7 +4,7 @@ Each function takes features by layer, with the picture itself at "image", and r
 """
 
 import numpy as np
-from naive_statistics import naive_nine_points, root
+from naive_statistics import SHARE, naive_nine_points
 
 STYLE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 CONTENT = "relu4_2"
@@ -124,26 +124,21 @@ def anishathalye(image, content, style):
 
 
 def gaussian(features, share):
-    """The mean, and the covariance with 1e-4 and a share of the second moments added to it."""
+    """The mean, and R with RᵀR the covariance, 1e-4 and a share of the second moments added."""
     f = flatten(features)
     floor = 1e-4 + share * np.mean(f**2, 1).sum()
-    return f.mean(1), np.cov(f, bias=True) + floor * np.eye(len(f))
-
-
-ROOTS = {}  # of the styles' covariances: a root takes long, and is needed for several images
+    rows = (f - f.mean(1, keepdims=True)).T / np.sqrt(f.shape[1])
+    # No product of features with each other: near the floor its rounding would be large.
+    return f.mean(1), np.linalg.qr(np.vstack([rows, np.sqrt(floor) * np.eye(len(f))]), mode="r")
 
 
 def wasserstein(x, y, share):
     (mean, a), (other, b) = gaussian(x, share), gaussian(y, share)
-    key = b.tobytes()
-    if key not in ROOTS:
-        ROOTS[key] = root(b)
-    values = np.linalg.eigvalsh(ROOTS[key] @ a @ ROOTS[key])
-    between = np.sqrt(np.maximum(values, 0)).sum()
-    return (np.sum((mean - other) ** 2) + np.trace(a + b) - 2 * between) / len(mean)
+    between = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return (np.sum((mean - other) ** 2) + np.sum(a**2) + np.sum(b**2) - 2 * between) / len(mean)
 
 
-def crowsonkb(image, content, style, share=1e-5):
+def crowsonkb(image, content, style, share=SHARE):
     """The source has no share: that is for float32."""
     weights = np.array([256, 64, 16, 4, 1])
     distances = [wasserstein(image[layer], style[layer], share) for layer in STYLE]

@@ -1,8 +1,9 @@
 """The presets against their sources' formulas in NumPy, and the pictures of version 0.1.0."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import call, double_precision
+from naive_statistics import SHARE
 from naive_vgg19 import vgg19
 from published_losses import CONTENT, FORMULAS, STYLE, crowsonkb, hidden_penalty
 
@@ -78,36 +80,43 @@ def seen(pictures, params):
     return beside, look
 
 
-# The paper's equation 4 is for pictures of one size; the others' are for any.
-@pytest.mark.parametrize(
-    ("name", "painting"),
-    [
-        pytest.param(
-            name,
-            "same" if name == "gatys2016" else "style",
-            # Its covariances have large roots.
-            marks=[pytest.mark.slow] * (name == "crowsonkb"),
-        )
-        for name in FORMULAS
-    ],
-)
-def test_loss_and_gradient_agree_with_the_formula(name, painting, pictures, seen, params):
-    config, weights = preset(name)
-    objective = config.objective
-    sources = {"content": pictures["content"], "style": pictures[painting]}
-    targets = compute_targets(sources, params, objective=objective)
-    (loss, terms), grad = loss_and_grad(
-        pictures["image"], params, targets, weights, objective=objective
+CASES = [
+    # The paper's equation 4 is for pictures of one size; the others' are for any.
+    pytest.param(name, "same" if name == "gatys2016" else "style", "float32", FORMULAS[name])
+    for name in FORMULAS
+    if name != "crowsonkb"
+] + [
+    # Only float32 needs a share of the second moments, which the source does not add.
+    pytest.param(
+        "crowsonkb", "style", dtype, partial(crowsonkb, share=share), marks=pytest.mark.slow
     )
+    for dtype, share in (("float32", SHARE), ("float64", 0.0))
+]
+
+
+@pytest.mark.parametrize(("name", "painting", "dtype", "published"), CASES)
+def test_loss_and_gradient_agree_with_the_formula(
+    name, painting, dtype, published, pictures, seen, params
+):
+    config, weights = preset(name)
+    objective = replace(config.objective, dtype=dtype)
+    with double_precision() if dtype == "float64" else nullcontext():
+        image, content, style, exact = jax.tree.map(
+            lambda x: jnp.asarray(x, dtype),
+            (pictures["image"], pictures["content"], pictures[painting], params),
+        )
+        targets = compute_targets({"content": content, "style": style}, exact, objective=objective)
+        (loss, terms), grad = loss_and_grad(image, exact, targets, weights, objective=objective)
+        grad = np.asarray(grad, np.float64)
 
     directions, look = seen
 
+    @cache
     def features(picture):
         return look(picture, *NETWORKS.get(name, ()))
 
     def formula(picture):
-        seen = map(features, (picture, "content", painting))
-        return {"tv": 0.0} | FORMULAS[name](*seen)
+        return {"tv": 0.0} | published(*map(features, (picture, "content", painting)))
 
     expected = formula("image")
     assert expected.keys() == terms.keys()
@@ -120,7 +129,6 @@ def test_loss_and_gradient_agree_with_the_formula(name, painting, pictures, seen
         hidden = hidden_penalty(features(picture)["image"]) if name == "neural-style" else 0.0
         return sum(formula(picture).values()) + hidden
 
-    grad = np.asarray(grad, np.float64)
     for index, direction in enumerate(directions):
         slope = (objective_at((index, 1)) - objective_at((index, -1))) / (2 * STEP)
         # A random direction's slope is about as large as the gradient is long.
@@ -220,7 +228,7 @@ def test_scales_are_those_of_the_source(name, shape, expected):
 
 def test_what_is_added_to_covariances_is_little(seen):
     features = [seen[1](name, *NETWORKS["crowsonkb"]) for name in ("image", "content", "style")]
-    ours, source = (crowsonkb(*features, share)["style"] for share in (1e-5, 0))
+    ours, source = (crowsonkb(*features, share)["style"] for share in (SHARE, 0))
     np.testing.assert_allclose(ours, source, rtol=0.01)
 
 
