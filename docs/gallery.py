@@ -5,6 +5,7 @@
 Without names it makes all pictures, in about half an hour on two cores; the page is always written.
 Photographs come with scikit-image and scikit-learn (`jaxnst[bench]`), the cat and the night with
 jaxnst. The other paintings are in the public domain; they are downloaded, or found in a folder.
+With `--large PICTURE` it only cuts large.jpg from the picture of the command in devices.md.
 """
 
 import argparse
@@ -169,11 +170,27 @@ def make_row() -> None:
     row.save(DOCS / "row.jpg", quality=88, optimize=True)
 
 
+def make_large(path: Path) -> None:
+    """Write large.jpg, a whole picture of 4096×3072 pixels beside the corner of four tiles."""
+    height, gap, (x, y) = 600, 16, (3072, 1024)
+    with Image.open(path) as picture:
+        whole = picture.resize((picture.width * height // picture.height, height), reducing_gap=3)
+        corner = picture.crop((x - 200, y - height // 2, x + 200, y + height // 2))
+    shown = Image.new("RGB", (whole.width + gap + corner.width, height), "white")
+    shown.paste(whole)
+    shown.paste(corner, (whole.width + gap, 0))
+    shown.save(DOCS / "large.jpg", quality=88, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=Path, help="folder with the paintings")
     parser.add_argument("names", nargs="*", default=list(GALLERY), metavar="NAME")
+    parser.add_argument("--large", type=Path, help="the picture of the command in devices.md")
     args = parser.parse_args()
+    if args.large:
+        make_large(args.large)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         draw_masks(Path(temporary))
         for name in args.names:
