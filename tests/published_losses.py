@@ -79,10 +79,13 @@ def default(image, content, style):
     ]
     x = image["image"]
     return {
-        "content": relative(image["relu4_2"], content["relu4_2"]),
+        "content": sum(
+            share * relative(image[layer], content[layer])
+            for layer, share in (("relu3_1", 0.2), ("relu4_2", 1))
+        ),
         "style": 4 * np.dot((1, 1, 1, 1, 0.03), errors),
         "tv": 0.5 * (np.mean((x[1:] - x[:-1]) ** 2) + np.mean((x[:, 1:] - x[:, :-1]) ** 2)),
-        "range": 1e3 * mse(x, np.clip(x, 0, 1)),
+        "range": 3e3 * mse(x, np.clip(x, 0, 1)),
     }
 
 
