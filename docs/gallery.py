@@ -3,6 +3,7 @@
     python docs/gallery.py [--files FOLDER] [NAME ...]
 
 Without names it makes all pictures, in about half an hour on two cores; the page is always written.
+The name "demo" is for demo.jpg, which README shows first.
 Photographs come with scikit-image and scikit-learn (`jaxnst[bench]`), the cat and the night with
 jaxnst. The other paintings are in the public domain; they are downloaded, or found in a folder.
 With `--large PICTURE` it only cuts large.jpg from the picture of the command in devices.md.
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+import jaxnst
 from jaxnst.app.cli import main as jaxnst_command
 
 DOCS = Path(__file__).parent
@@ -152,12 +154,11 @@ def make(name: str, folder: Path, files: Path | None) -> None:
     Image.fromarray(pixels).save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
 
 
-def make_row() -> None:
-    """Write the row of pictures that README shows."""
-    height, gap = 240, 6
+def in_a_row(paths: list[Path], height: int, gap: int) -> Image.Image:
+    """Return pictures side by side, at one height."""
     pictures = []
-    for name in ROW:
-        with Image.open(FOLDER / f"{name}.jpg") as picture:
+    for path in paths:
+        with Image.open(path) as picture:
             width = round(picture.width * height / picture.height)
             pictures.append(
                 picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
@@ -167,7 +168,18 @@ def make_row() -> None:
     for picture in pictures:
         row.paste(picture, (left, 0))
         left += picture.width + gap
-    row.save(DOCS / "row.jpg", quality=88, optimize=True)
+    return row
+
+
+def make_demo(folder: Path) -> None:
+    """Write demo.jpg, which README shows first: the bundled pictures and what becomes of them."""
+    bundled = [
+        Path(jaxnst.__file__).parent / "demo" / f"{name}.jpg" for name in ("content", "style")
+    ]
+    output = folder / "demo.png"
+    if jaxnst_command(["transfer", *map(str, bundled), "--size", "512", "-o", str(output)]) != 0:
+        raise SystemExit("jaxnst transfer failed")
+    in_a_row([*bundled, output], 300, 12).save(DOCS / "demo.jpg", quality=92, optimize=True)
 
 
 def make_large(path: Path) -> None:
@@ -185,7 +197,7 @@ def make_large(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=Path, help="folder with the paintings")
-    parser.add_argument("names", nargs="*", default=list(GALLERY), metavar="NAME")
+    parser.add_argument("names", nargs="*", default=[*GALLERY, "demo"], metavar="NAME")
     parser.add_argument("--large", type=Path, help="the picture of the command in devices.md")
     args = parser.parse_args()
     if args.large:
@@ -194,10 +206,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         draw_masks(Path(temporary))
         for name in args.names:
-            make(name, Path(temporary), args.files)
+            if name == "demo":
+                make_demo(Path(temporary))
+            else:
+                make(name, Path(temporary), args.files)
     (DOCS / "gallery.md").write_text(page(), encoding="utf-8")
-    if all((FOLDER / f"{name}.jpg").exists() for name in ROW):
-        make_row()
+    shown = [FOLDER / f"{name}.jpg" for name in ROW]
+    if all(path.exists() for path in shown):
+        in_a_row(shown, 240, 6).save(DOCS / "row.jpg", quality=88, optimize=True)
 
 
 if __name__ == "__main__":
