@@ -91,7 +91,8 @@ def first_image(
     noise = noise_image(key, coarsest, exponent=config.noise_exponent, dtype=content.dtype)
     if share == 1:
         return noise
-    return (1 - share) * resize(jnp.asarray(image), *coarsest) + share * noise
+    resized = resize(jnp.asarray(image), *coarsest, wrap=config.objective.circular)
+    return (1 - share) * resized + share * noise
 
 
 def _fill(image: Any, shape: Shape) -> jax.Array:

@@ -131,14 +131,15 @@ def run_lanes(
     lift: Lift = lanes_on(mesh) if rows is None else lanes_and_rows_on(rows)
     lift = once if alone else lift
     params = jax.device_put(problem.params, placed[0]) if alone else put(problem.params, None, mesh)
-    stopped = False
+    stopped, wrap = False, config.objective.circular
     for start in range(0, count, size):
         lanes = range(start, min(start + size, count))
         # The last lane is repeated to fill the last group.
         problems = [pick(min(lane, count - 1)) for lane in range(start, start + size)]
         problems = [problem._replace(params={}) for problem in problems]
         if stopped:
-            first = [resize(jnp.asarray(p.start), *shape) for p in problems[: len(lanes)]]
+            starts = [jnp.asarray(p.start) for p in problems[: len(lanes)]]
+            first = [resize(x, *shape, wrap=wrap) for x in starts]
             yield lanes, SweepResult(np.stack(first), np.full(len(lanes), Status.INTERRUPTED), {})
             continue
         if alone:
@@ -151,7 +152,6 @@ def run_lanes(
         report = callback and partial(_report, callback, lanes, count, alone)
         scales = run_scales(problem, config, lift=lift, axes=None if alone else axes)
         last, stopped = consume(scales, report)
-        wrap = config.objective.circular
         image, status, history = finish(last, shape, lift=lift, interrupted=stopped, wrap=wrap)
         image, status, history = _by_lanes((image, status, history), alone, len(lanes))
         yield lanes, SweepResult(image, status, history)

@@ -5,6 +5,7 @@ Without `where`, all positions count equally. Sums over positions are marked by
 `sum_over_positions`, other functions of features by `not_additive`.
 """
 
+import inspect
 from functools import partial
 from typing import Any, TypeVar
 
@@ -48,6 +49,15 @@ def _inside(function: Any) -> Any:
     while isinstance(function, partial):
         function = function.func
     return function
+
+
+def around_edges(function: Any, wrap: bool) -> Any:
+    """Return a function as it is for an image that tiles the plane, if `wrap` says that it does.
+
+    It then gets `wrap=True`, unless it has no option of that name.
+    """
+    takes = wrap and "wrap" in inspect.signature(function).parameters
+    return partial(function, wrap=True) if takes else function
 
 
 def gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Float[Array, "c c"]:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -198,8 +198,9 @@ def minimize(
     check_not_traced("minimize", (x0, args, optimizer))
     begin, advance, recover = _programs(value_and_grad)
     state = begin(x0, optimizer, args)
-    # `advance` donates the state's buffers, some of which may be the caller's own.
-    state = jax.tree.map(partial(jnp.array, copy=True), state)
+    # `advance` donates the state's buffers, some of which may be the caller's own. And its results
+    # are not weakly typed, as `x0` may be: it would be compiled for both.
+    state = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype, copy=True), state)
     chunks = run(
         lambda state: advance(state, num_steps, optimizer, args),
         lambda state: recover(state, optimizer),

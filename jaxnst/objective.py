@@ -1,7 +1,7 @@
 """The perceptual loss, a weighted sum of terms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -46,7 +46,8 @@ class Objective:
         dtype: of the activations, by name or as a dtype; sums are always float32 or better.
             "float64" needs JAX_ENABLE_X64.
         padding: "zero" as VGG19 was trained, or as in `VGG19`. With "circular", the image tiles
-            the plane, also when it is resized between scales.
+            the plane, also when it is resized between scales, and terms with a field `wrap` have
+            it true.
         guides: how regions of a picture become regions of a layer. "simple" resizes them: each
             position belongs to the regions in proportion, as Gatys et al. 2017 do for several
             styles, and the default, because also small regions have positions of their own in
@@ -106,7 +107,8 @@ class Objective:
         object.__setattr__(self, "padding", first if first == others else (first, others))
         if self.guides not in GUIDES:
             raise ValueError(f'guides must be "simple", "all" or "inside", not {self.guides!r}')
-        object.__setattr__(self, "terms", FrozenDict(self.terms))  # a dict has no hash
+        terms = {name: _on_plane(term, self.circular) for name, term in self.terms.items()}
+        object.__setattr__(self, "terms", FrozenDict(terms))  # a dict has no hash
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
     @property
@@ -124,6 +126,14 @@ class Objective:
         """The names of the sources that the terms describe."""
         sources = [term.source for term in self.terms.values() if term.source is not None]
         return tuple(dict.fromkeys(sources))
+
+
+def _on_plane(term: Any, wrap: bool) -> Any:
+    """Return a term with its field `wrap` set, or that of the term in its field `term`."""
+    fields = getattr(term, "__dataclass_fields__", ())
+    if "wrap" in fields:
+        return term if term.wrap == wrap else replace(term, wrap=wrap)
+    return replace(term, term=_on_plane(term.term, wrap)) if "term" in fields else term
 
 
 def look_of(objective: Objective, params: Params) -> Look:

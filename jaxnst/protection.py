@@ -26,7 +26,7 @@ _SIZE = 128
 
 
 class Protected(NamedTuple):
-    """Arguments of `style_transfer` by which a part of the content is kept."""
+    """Arguments of `style_transfer`, or of `sweep`, by which a part of the content is kept."""
 
     content: Picture
     style: list[Picture]
@@ -44,7 +44,7 @@ def protect(
     weights: LossWeights,
     config: TransferConfig,
     regions: Float[Array, "r h w"] | None = None,
-    strength: float = 10.0,
+    strength: Any = 10.0,
 ) -> Protected:
     """Return arguments of `style_transfer` that keep the content as it is inside a mask.
 
@@ -57,17 +57,18 @@ def protect(
         style: as for `style_transfer`.
         mask: (H, W) weights in [0, 1], 1 where the content is kept.
         params: from `load_params`.
-        weights: coefficients of the loss.
+        weights: coefficients of the loss; for a `sweep`, each may be (L,) numbers of L lanes.
         config: of the transfer.
         regions: as for `style_transfer`.
-        strength: the weight of "kept", in units of the loss of the content itself.
+        strength: the weight of "kept", in units of the loss of the content itself; a number, or
+            (L,) numbers.
 
     Returns:
-        A `Protected`: `style_transfer(**protected._asdict(), params=params)`.
+        A `Protected`: `style_transfer(**protected._asdict(), params=params)`, or `sweep` likewise.
 
     Raises:
-        TypeError, ValueError: the pictures or masks are invalid, nothing is protected, or nothing
-            is left for a style.
+        TypeError, ValueError: the pictures or masks are invalid, nothing is protected, nothing is
+            left for a style, or there are different numbers of lanes.
 
     >>> from pathlib import Path
     >>> import jax.numpy as jnp, jaxnst
@@ -91,6 +92,12 @@ def protect(
         )
     if not np.max(mask) > 0:
         raise ValueError("mask must be above 0 somewhere, or it protects nothing")
+    lanes = {np.shape(leaf) for leaf in (strength, *jax.tree.leaves(weights))} - {()}
+    if len(lanes) > 1 or any(len(shape) > 1 for shape in lanes):
+        raise ValueError(
+            "strength and each of the weights must be one number, or one for each lane, not of the "
+            f"shapes {', '.join(map(str, sorted(lanes)))}"
+        )
     styles = list(pictures_of("style", style))
     outside = style_regions(mask, regions)
     if regions is None:  # shares by region, so that styles are blended and not each given its own
@@ -110,7 +117,8 @@ def protect(
     config = replace(config, objective=replace(objective, terms=terms))
     weights = LossWeights({**weights.scales, KEPT: 1.0}, {**weights.layers, KEPT: {"image": 1.0}})
     loss = _first_loss(picture, styles, params, weights, config, outside)
-    return Protected(picture, styles, weights.replace(kept=strength * loss), config, outside)
+    kept = np.asarray(strength) * loss
+    return Protected(picture, styles, weights.replace(kept=kept), config, outside)
 
 
 def style_regions(mask: Any, regions: Any = None) -> Any:
@@ -132,15 +140,16 @@ def _first_loss(
     weights: LossWeights,
     config: TransferConfig,
     regions: Any,
-) -> float:
-    """Return the loss of the content itself, with small pictures."""
+) -> np.ndarray[Any, Any]:
+    """Return the loss of the content itself, with small pictures, for each lane if there are."""
     height, width = content.image.shape[:2]
     least = min_size(config.objective.layers)
     ratio = max(_SIZE / max(height, width), least / min(height, width))
     pictures = (content, *with_shares(styles, regions, None))
     small = [shrink_picture(jax.tree.map(jnp.asarray, picture), ratio) for picture in pictures]
     compute = once(_loss_of_content, None, config=TransferConfig(config.objective))
-    return float(compute(small[0], small[1:], params, weights, regions))
+    # Weights of lanes broadcast, since the loss is linear in them.
+    return np.asarray(compute(small[0], small[1:], params, weights, regions), np.float64)
 
 
 def _loss_of_content(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxnst.losses import gram_matrix, is_additive, is_sum, mean_squared_error
+from jaxnst.losses import around_edges, gram_matrix, is_additive, is_sum, mean_squared_error
 from jaxnst.penalties import total_variation
 from jaxnst.vgg import check_layers
 
@@ -224,8 +224,10 @@ class Penalty:
     """Score the image by itself, without a target.
 
     Attributes:
-        function: `(features) -> number`, of (h, w, c) features or of the image.
+        function: `(features) -> number`, of (h, w, c) features or of the image. If it has an option
+            `wrap`, that is true where the image tiles the plane.
         layers: where the function is applied; "image" by default.
+        wrap: whether the image tiles the plane; an `Objective` sets it by its padding.
 
     >>> Penalty().function.__name__
     'total_variation'
@@ -234,6 +236,7 @@ class Penalty:
     function: Callable[[jax.Array], jax.Array] = total_variation
     layers: tuple[str, ...] = ("image",)
     source: None = None
+    wrap: bool = False
     additive: ClassVar[bool] = False  # the function has no `where`
 
     def __post_init__(self) -> None:
@@ -245,12 +248,12 @@ class Penalty:
 
     def measure(self, features: Features, regions: Regions, target: Any) -> Any:
         """Return the penalty at each layer."""
-        return {layer: self.function(features[layer]) for layer in self.layers}
+        function = around_edges(self.function, self.wrap)
+        return {layer: function(features[layer]) for layer in self.layers}
 
     def score(self, measured: Any, target: Any) -> dict[str, jax.Array]:
         """Return what was measured."""
-        scores: dict[str, jax.Array] = measured
-        return scores
+        return dict(measured)
 
 
 def _form(statistic: Any) -> Any:

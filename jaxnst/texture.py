@@ -6,16 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxnst.loss_weights import LossWeights
-from jaxnst.losses import relative_squared_error
+from jaxnst.losses import accumulate, relative_squared_error
 from jaxnst.minimize import Progress, check_num_steps
 from jaxnst.objective import Objective
 from jaxnst.pyramid import Shape
 from jaxnst.recipes import Recipe, TransferConfig
-from jaxnst.scales import TransferState
+from jaxnst.scales import TransferState, once
 from jaxnst.sources import pictures_of
 from jaxnst.terms import Style
 from jaxnst.transfer import TransferResult, style_transfer
@@ -56,6 +57,7 @@ def synthesize_texture(
     blend: Sequence[float] | jax.Array | None = None,
     key: Key[Array, ""] | None = None,
     initial_image: Float[Array, "h w 3"] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     resume: TransferState | None = None,
     callback: Callable[[Progress], object] | None = None,
     every: int | None = None,
@@ -74,10 +76,12 @@ def synthesize_texture(
         weights: coefficients of the loss; those of `texture_recipe` by default.
         tileable: whether copies of the texture side by side show no seam. All convolutions then get
             circular padding, and both sides must be multiples of the deepest layer's grid: 16
-            pixels for relu5_1.
+            pixels for relu5_1. The texture that is returned is rolled by `roll_to_smooth_edges`;
+            those that the callback sees, and the states, are not.
         blend: as in `style_transfer`.
         key: for the noise; `jax.random.key(config.seed)` by default.
         initial_image: (H, W, 3), to start from in place of noise.
+        devices: as in `style_transfer`.
         resume: as in `style_transfer`.
         callback: as in `style_transfer`.
         every: as in `style_transfer`.
@@ -104,7 +108,7 @@ def synthesize_texture(
     config = usual.config if config is None else config
     if tileable:
         config = replace(config, objective=replace(config.objective, padding="circular"))
-    return style_transfer(
+    result = style_transfer(
         blank(shape),
         style,
         params=params,
@@ -113,10 +117,48 @@ def synthesize_texture(
         blend=blend,
         key=key,
         initial_image=initial_image,
+        devices=devices,
         resume=resume,
         callback=callback,
         every=every,
     )
+    return result._replace(image=finish_tile(result.image)) if config.objective.circular else result
+
+
+def roll_to_smooth_edges(image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Roll a texture that tiles, so that its edges are where neighbours differ least.
+
+    Rolled by any number of rows and columns it remains the same texture, as a pattern on the plane.
+    It may be cut anywhere, and what JPEG and smaller copies do differently at edges shows least
+    where the picture changes least, by the mean absolute difference of two rows or two columns.
+
+    Args:
+        image: (H, W, C).
+
+    Returns:
+        The same rows and columns in the same order, from others on.
+
+    >>> import jax.numpy as jnp
+    >>> image = jnp.array([0.0, 0.9, 0.8, 0.4])[:, None, None] * jnp.ones((1, 1, 3))
+    >>> [round(float(row), 1) for row in roll_to_smooth_edges(image)[:, 0, 0]]
+    [0.8, 0.4, 0.0, 0.9]
+    """
+    values = accumulate(image)
+
+    def smoothest(axis: int) -> jax.Array:
+        changes = jnp.abs(values - jnp.roll(values, 1, axis))
+        return jnp.argmin(jnp.mean(changes, axis=(1 - axis, 2)))
+
+    return jnp.roll(image, -jnp.stack([smoothest(0), smoothest(1)]), (0, 1))
+
+
+def finish_tile(image: jax.Array) -> jax.Array:
+    """Return a finished texture that tiles, rolled by `roll_to_smooth_edges`.
+
+    Pictures from before the end are not rolled, each by another shift, or they would jump.
+    """
+    rolled: jax.Array = once(roll_to_smooth_edges, None)(image)
+    return rolled
 
 
 def mix_recipe() -> Recipe:

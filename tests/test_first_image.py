@@ -48,6 +48,15 @@ def test_each_kind_of_start(small, paint, other):
     np.testing.assert_allclose(image, small, atol=1e-6)
 
 
+def test_a_start_that_tiles_is_resized_around_its_edges(small):
+    tiles = replace(SHORT, objective=replace(SHORT.objective, padding="circular"), noise_share=0.5)
+    noise = noise_image(KEY, (18, 24))
+    found = start(tiles, small, [], coarsest=(18, 24), key=KEY)
+    image = jaxnst.resize(small, 18, 24, wrap=True)
+    np.testing.assert_allclose(found, 0.5 * image + 0.5 * noise, atol=1e-6)
+    assert np.abs(image - jaxnst.resize(small, 18, 24)).max() > 0.01
+
+
 def test_noise_is_blended_into_a_start_at_the_coarsest_scale(small, paint):
     image = jaxnst.resize(1 - small, 24, 36)
     noise = noise_image(jax.random.key(7), (24, 36), exponent=1.0)

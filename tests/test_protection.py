@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from shallow import SHORT, WEIGHTS
+from shallow import SHORT, WEIGHTS, check_lane
 
 import jaxnst
 from jaxnst import Picture, preset, protect, style_transfer
@@ -80,6 +80,29 @@ def test_masks_multiply_and_a_blend_remains_one(small, paint, other, mask, param
 def test_masks_that_do_not_fit_are_refused(small, paint, mask, params, change, part):
     with pytest.raises(ValueError, match=part):
         protected(small, paint, change(mask), params)
+
+
+def test_a_sweep_keeps_it_in_each_lane_as_a_transfer_does(small, paint, mask, params):
+    lanes = protected(small, paint, mask, params, weights=WEIGHTS.replace(style=[0.1, 10.0]))
+    results = jaxnst.sweep(**lanes._asdict(), params=params)
+    assert lanes.weights.scales["kept"].shape == (2,)
+    for style, result in zip((0.1, 10.0), results, strict=True):
+        one = protected(small, paint, mask, params, weights=WEIGHTS.replace(style=style))
+        alone = style_transfer(**one._asdict(), params=params)
+        check_lane(result, alone)
+    strengths = protected(small, paint, mask, params, strength=np.array([1.0, 100.0]))
+    weak, strong = strengths.weights.scales["kept"]
+    assert strong == pytest.approx(100 * weak) and weak > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "strength"),
+    [({"style": [1.0, 2.0], "tv": [0.0] * 3}, 1.0), ({"style": [1.0, 2.0]}, np.ones(3))],
+)
+def test_lanes_of_different_numbers_are_refused(small, paint, mask, params, change, strength):
+    with pytest.raises(ValueError, match=r"one for each lane, not of the shapes \(2,\), \(3,\)"):
+        weights = WEIGHTS.replace(**change)
+        protected(small, paint, mask, params, weights=weights, strength=strength)
 
 
 @pytest.mark.slow

@@ -199,6 +199,32 @@ def test_seeds(new: None, params: Params) -> None:
     assert np.abs(pixels("out/001.png") - pixels("out/002.png")).mean() > 0.02
 
 
+def test_regions_and_what_is_kept_are_those_of_a_transfer(new: None) -> None:
+    mask = np.zeros((32, 48), np.uint8)
+    mask[:, :24] = 255
+    kept_part = np.zeros((32, 48), np.uint8)
+    kept_part[:16] = 255
+    for name, pixels_of in (("left", mask), ("right", 255 - mask), ("top", kept_part)):
+        Image.fromarray(pixels_of).save(f"{name}.png")
+    with Image.open("clear.png") as picture:
+        picture.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("other.png")
+    inputs = ["clear.png", "paint.png", "other.png"]
+    words = ["--masks", "left.png", "right.png", "--content-mask", "top.png", *SMALL]
+    varied = ["--style-weights", "1", "10"]
+    outcome = helpers.call("sweep", *inputs, "-o", "out", *words, *varied)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert all("kept" in entry["losses"] for entry in manifest().values())
+    given = [*inputs, "-o", "one.png", *words, "--style-weight", "10"]
+    assert helpers.call("transfer", *given).status == 0
+    assert np.abs(pixels("out/002.png") - pixels("one.png")).max() < 1.5 / 255
+    assert np.abs(pixels("out/001.png") - pixels("one.png")).max() > 3 / 255
+    before = kept()
+    Path("out/002.png").unlink()
+    outcome = helpers.call("sweep", *inputs, "-o", "out", *words, *varied)
+    assert outcome.out.startswith("out: 1 picture made, 1 there already")
+    assert contents(kept()) == contents(before)
+
+
 def test_a_lane_that_overflows_is_reported(new: None) -> None:
     status, out, err = call("--style-weights", "3e38", "1")
     assert status == 1
@@ -323,6 +349,7 @@ def test_a_refused_restart_deletes_nothing(again: dict[str, tuple[int, bytes]]) 
         ("--style-weights 1 2 -o .", "not empty"),
         ("--style-weights 1 2 -o none/out", "none"),
         ("--style-weights 1 2 --size 1", "at least 2x2 pixels"),
+        ("--style-weights 1 2 --content-mask paint.png", "the same proportions"),
     ],
 )
 def test_bad_arguments_are_refused(new: None, words: str, part: str) -> None:

@@ -28,7 +28,7 @@ def texture(*words: str, styles: Sequence[str] = ("0.png",)) -> Outcome:
 
 
 def test_the_command_makes_the_picture_of_the_function() -> None:
-    words = ["--blend", "3", "1", "--shape", "24", "36", "--tileable"]
+    words = ["--blend", "3", "1", "--shape", "24", "36", "--tileable", "--save-every", "3"]
     outcome = texture(*words, styles=["0.png", "1.png"])
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.out.endswith("after 3 evaluations\n")
@@ -51,12 +51,24 @@ def test_the_command_makes_the_picture_of_the_function() -> None:
         "1.png",
         "expected.png",
         "out.png",
+        "out_3.png",
     ]
+    # What is saved before is not rolled.
+    images = [np.asarray(jaxnst.load_image(name)) for name in ("out.png", "out_3.png")]
+    assert not np.array_equal(*images)
+    np.testing.assert_array_equal(*(np.sort(image.reshape(-1, 3), axis=0) for image in images))
 
 
 def test_a_texture_is_a_square_of_the_size_unless_it_has_a_shape() -> None:
     assert texture("--animation", "run.gif").status == 0
     assert jaxnst.load_image("out.png").shape == (32, 32, 3) and Path("run.gif").exists()
+
+
+def test_the_network_can_be_rescaled_on_the_styles() -> None:
+    assert texture().status == 0
+    plain = np.asarray(jaxnst.load_image("out.png"))
+    assert texture("--rescale").status == 0
+    assert np.abs(jaxnst.load_image("out.png") - plain).max() > 0.01
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,7 @@ def add_options(
     add_running(command)
     group = command.add_argument_group("expert options", "They replace what the recipe says.")
     add_recipe_options(group, recipe, common=False, fixed=fixed)
-    if has_preset:
-        add_rescaling(group)
+    add_rescaling(group)
     group.add_argument(
         "--params", type=Path, metavar="FILE", help="use a VGG19 file of your own (the bundled one)"
     )
@@ -121,13 +120,12 @@ def _add_masks(command: argparse.ArgumentParser) -> None:
         metavar="MASK",
         help="a picture for each style, white where that style is taken from",
     )
-    if command.get_default("command") == "transfer":
-        group.add_argument(
-            "--content-mask",
-            type=Path,
-            metavar="MASK",
-            help="a picture that is white where the content is kept as it is, such as a face",
-        )
+    group.add_argument(
+        "--content-mask",
+        type=Path,
+        metavar="MASK",
+        help="a picture that is white where the content is kept as it is, such as a face",
+    )
 
 
 def add_input(command: Any) -> None:

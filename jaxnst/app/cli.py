@@ -42,6 +42,7 @@ from jaxnst.images import check_output, keeps_opacity
 from jaxnst.optimize import Status
 from jaxnst.scales import finish, run_scales
 from jaxnst.schedule import Scale, schedule
+from jaxnst.texture import finish_tile
 from jaxnst.transfer import TransferResult, make_problem
 
 
@@ -143,7 +144,8 @@ def _finished(options: argparse.Namespace, result: TransferResult, recorder: Rec
     evaluations = len(result.history["loss"])
     if result.status is Status.NON_FINITE and not evaluations > 1:
         raise ValueError("the loss is not finite at the first image; use smaller weights")
-    recorder.save_last_picture(result.image)
+    tiles = options.command == "texture" and options.padding
+    recorder.save_last_picture(finish_tile(result.image) if tiles else result.image)
     if options.animation:
         recorder.save_frame(result.image, evaluations + 1)
         recorder.put(options.animation, lambda path: save_animation(path, recorder.frames()))
@@ -197,8 +199,8 @@ def _sweep(options: argparse.Namespace) -> int:
     )
     names = [*job.outputs, SHEET, PAGE]
     check_not_read((options.output / name for name in names), paths_of(options))
-    job.check()
     keep_compiled_programs()
+    job.check()
     status = run_job(job, options.output, restart=options.restart, quiet=options.quiet)
     if is_first() and any((options.output / name).exists() for name in job.outputs):
         titles = [path.stem for path in (options.content, *options.style)]

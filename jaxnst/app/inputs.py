@@ -35,11 +35,6 @@ class Inputs(NamedTuple):
     content_mask: Any = None  #: (H, W), 1 where the content is kept
 
     @property
-    def transfer(self) -> dict[str, Any]:
-        """Return the keyword arguments of a transfer."""
-        return {"regions": self.regions, "initial_image": self.initial_image}
-
-    @property
     def fingerprint(self) -> Fingerprint:
         """Return the digests of all pictures, by the names of their options."""
         shares = [style.share for style in self.styles]
@@ -195,7 +190,8 @@ def network_of(choice: Choice, inputs: Inputs, params: Params, *, texture: bool 
         content, styles = recolored(choice.color, inputs.content, inputs.styles)
         pictures = [content, *(style.image for style in styles)]
     objective = choice.config.objective
-    rescale = partial(rescale_params, pooling=objective.pooling, padding=objective.padding)
+    padding = "reflect" if objective.circular else objective.padding  # styles do not tile
+    rescale = partial(rescale_params, pooling=objective.pooling, padding=padding)
     rescaled: Params = jax.jit(rescale)(pictures, params)
     return rescaled
 
@@ -203,7 +199,7 @@ def network_of(choice: Choice, inputs: Inputs, params: Params, *, texture: bool 
 def arguments_of(
     inputs: Inputs, params: Params, weights: LossWeights, config: TransferConfig, color: str
 ) -> dict[str, Any]:
-    """Return the arguments of `make_problem` for one transfer."""
+    """Return the arguments of `make_problem`, or of `sweep` where weights have lanes."""
     content, styles = recolored(color, inputs.content, inputs.styles)
     arguments = {"content": content, "style": styles, "weights": weights, "config": config}
     arguments |= {"params": params, "regions": inputs.regions}

@@ -95,7 +95,7 @@ def _add_texture(commands: Any, _: Recipe) -> None:
     )
     # The recipe is its own, and there is no content.
     texture.set_defaults(recipe=texture_recipe(), preset="default")
-    texture.set_defaults(contents=[], color="style", init=None, rescale=False)
+    texture.set_defaults(contents=[], color="style", init=None)
     add_options(texture, texture_recipe(), add_run_options, fixed=("init", "padding"))
 
 
@@ -112,7 +112,7 @@ def _add_mix(commands: Any, _: Recipe) -> None:
     add_output(mix)
     # A transfer without a content term, by a recipe of its own.
     mix.set_defaults(command="transfer", recipe=mix_recipe(), preset="default")
-    mix.set_defaults(color="style", rescale=False, masks=None, style_masks=None)
+    mix.set_defaults(color="style", masks=None, style_masks=None)
     add_options(mix, mix_recipe(), add_run_options)
 
 

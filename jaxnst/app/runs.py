@@ -50,7 +50,8 @@ def settings_of(choice: Choice) -> dict[str, str]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    # Without "wrap", which the padding decides.
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name != "wrap"}
 
 
 def _text(value: Any) -> str:
@@ -222,7 +223,9 @@ class Recorder:
 
     def finished(self, image: Any, shape: Sequence[int]) -> jax.Array:
         """Return an image in a shape, (height, width), and in its final colours."""
-        content = None if self.content is None else resize(self.content, *shape)
+        content = self.content
+        if content is not None:
+            content = resize(content, *shape, wrap=self.wrap)
         return COLORS[self.color].finish(resize(image, *shape, wrap=self.wrap), content)
 
     def frames(self) -> Iterator[np.ndarray[Any, Any]]:

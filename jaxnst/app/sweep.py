@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnst.app.inputs import Inputs, recolored
+from jaxnst.app.inputs import Inputs, arguments_of
 from jaxnst.app.jobs import Callback, IsDone, Made
 from jaxnst.app.manifest import Entry
 from jaxnst.app.page import write_page
@@ -78,7 +78,7 @@ class SweepJob:
             TypeError, ValueError: as for `sweep`.
         """
         pick, _, _ = self._split(range(len(self.lanes)))
-        check_problem(pick(0), self.config)
+        check_problem(pick(0), self._arguments["config"])
 
     def make(
         self, is_done: IsDone, callback: Callback, stopped: Callable[[], bool]
@@ -94,8 +94,9 @@ class SweepJob:
         if not rest or stopped():
             return
         pick, axes, count = self._split(rest)
+        config = self._arguments["config"]
         groups = run_lanes(
-            pick, count, self.config, axes=axes, lane_batch=self.lane_batch, callback=callback
+            pick, count, config, axes=axes, lane_batch=self.lane_batch, callback=callback
         )
         began = time.perf_counter()
         for group, results in groups:
@@ -108,25 +109,25 @@ class SweepJob:
                     yield made(entries[rest[i]], result._replace(image=image))
             began = time.perf_counter()
 
-    def _split(self, lanes: Sequence[int]) -> Any:
-        chosen = [self.lanes[lane] for lane in lanes]
+    @cached_property
+    def _arguments(self) -> dict[str, Any]:
+        """The arguments of `sweep` but for the keys."""
         weights = self.weights.replace(
             **{
-                name: np.array([settings.get(f"{name}_weight", scale) for settings in chosen])
+                name: np.array([settings.get(f"{name}_weight", scale) for settings in self.lanes])
                 for name, scale in self.weights.scales.items()
             }
         )
-        seeds = [int(settings.get("seed", self.config.seed)) for settings in chosen]
-        content, styles = recolored(self.color, self.inputs.content, self.inputs.styles)
-        return split_lanes(
-            content,
-            list(styles),
-            params=self.params,
-            weights=weights,
-            config=self.config,
-            **self.inputs.transfer,
-            key=jnp.stack([jax.random.key(seed) for seed in seeds]),
-        )
+        return arguments_of(self.inputs, self.params, weights, self.config, self.color)
+
+    def _split(self, lanes: Sequence[int]) -> Any:
+        def chosen(leaf: Any) -> Any:
+            return leaf[list(lanes)] if np.ndim(leaf) else leaf
+
+        weights = jax.tree.map(chosen, self._arguments["weights"])
+        seeds = [int(self.lanes[lane].get("seed", self.config.seed)) for lane in lanes]
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        return split_lanes(**self._arguments | {"weights": weights, "key": keys})
 
 
 def write_overview(job: SweepJob, folder: Path, *, title: str) -> None:
