@@ -1,5 +1,7 @@
 """Real weights and small real pictures."""
 
+import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import jax
 import pytest
+from helpers import normal
 from shallow import OBJECTIVE, SHORT, WEIGHTS
 
 import jaxnst
@@ -61,7 +64,7 @@ def described(
     sources: dict[str, jax.Array], params: jaxnst.vgg.Params
 ) -> tuple[jax.Array, dict[str, Any]]:
     """An image, and targets for it, at which one block of the network is compared."""
-    noise = jax.random.normal(jax.random.key(0), sources["content"].shape)
+    noise = normal(*sources["content"].shape)
     targets = jaxnst.compute_targets(sources, params, objective=OBJECTIVE)
     return sources["content"] + 0.05 * noise, targets
 
@@ -117,10 +120,43 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Read from disk what another test has compiled. Commands find this setting and keep it.
 
     Not for other processes: one that is killed could leave a damaged file.
     """
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    folder = tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # Otherwise the names of the files depend on the folder.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def exchanged(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Take what the other workers of this session have compiled, and give them one's own.
+
+    A worker gives its files after a test, when none is being written.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    common = tmp_path_factory.getbasetemp().parent / "compiled"
+    common.mkdir(exist_ok=True)
+    _link(common, compiled)
+    yield
+    _link(compiled, common)
+
+
+_SEEN: dict[Path, int] = {}
+
+
+def _link(source: Path, target: Path) -> None:
+    changed = source.stat().st_mtime_ns
+    if _SEEN.get(source) == changed:
+        return
+    _SEEN[source] = changed
+    for name in {*os.listdir(source)} - {*os.listdir(target)}:
+        with contextlib.suppress(OSError):  # another worker was faster, or there are no links here
+            os.link(source / name, target / name)

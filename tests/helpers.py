@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnst
@@ -38,6 +40,16 @@ def on_devices(count: int, script: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> jax.Array:
+    """Normal noise by NumPy: JAX would compile its own for a second at each shape."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def uniform(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> jax.Array:
+    """Uniform noise by NumPy."""
+    return jnp.asarray(np.random.default_rng(seed).uniform(low, high, shape), jnp.float32)
 
 
 def free_port() -> int:

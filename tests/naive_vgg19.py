@@ -36,9 +36,10 @@ def conv3x3_by_x(cotangent, kernel, padding="zero"):
     return result.reshape(height, width, -1)
 
 
-def conv3x3_by_kernel(cotangent, x):
+def conv3x3_by_kernel(cotangent, x, padding="zero"):
     height, width, _ = x.shape
-    patches = [pad(x)[i : i + height, j : j + width] for i, j in OFFSETS]
+    padded = pad(x, padding)
+    patches = [padded[i : i + height, j : j + width] for i, j in OFFSETS]
     by_offset = [np.tensordot(patch, cotangent, ((0, 1), (0, 1))) for patch in patches]
     return np.reshape(by_offset, (3, 3, x.shape[2], cotangent.shape[2]))
 

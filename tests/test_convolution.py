@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import normal
 from jax import export
 from naive_vgg19 import conv3x3 as naive
 from naive_vgg19 import conv3x3_by_kernel, conv3x3_by_x
@@ -30,7 +31,7 @@ def kernel(params):
 
 
 def noise(shape, seed=3, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
+    return normal(*shape, seed=seed, dtype=dtype)
 
 
 def assert_close(found, expected, tolerance):
@@ -84,6 +85,8 @@ TRANSFORMATIONS = {
 }
 
 
+# Without `jit` these call the primitive by itself, in lanes, and in a checkpoint.
+EAGER = "value", "gradient", "jacrev", "checkpoint"
 # Shapes of the arguments and the axes of each `vmap`, from the inner to the outer one.
 SINGLE = (9, 8, 4), (3, 3, 4, 4), ()
 BATCHES = [
@@ -112,7 +115,7 @@ def test_transformations_agree_with_those_of_the_direct_convolution(name, case):
     arguments = noise(x_shape), noise(kernel_shape) / 4
     expected = jax.jit(partial(run, direct_conv3x3))(*arguments)
     assert_close(jax.jit(partial(run, conv3x3))(*arguments), expected, 1e-5)
-    if case is SINGLE:
+    if case is SINGLE and name in EAGER:
         assert_close(run(conv3x3, *arguments), expected, 1e-5)
 
 
@@ -121,8 +124,17 @@ def in_a_ring(x, kernel, padding):
     return direct_conv3x3(ringed, kernel)[1:-1, 1:-1]
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+# The rules of the transformations do not look at the padding: one padding goes through all of them,
+# and each other one through those of which the others are made. The test before has zeros.
+@pytest.mark.parametrize(
+    ("name", "padding"),
+    [(name, "reflect") for name in TRANSFORMATIONS]
+    + [
+        (name, padding)
+        for name in ("value", "gradient", "hessian")
+        for padding in ("replicate", "circular")
+    ],
+)
 def test_transformations_with_each_padding_agree_with_those_of_a_larger_picture(name, padding):
     x, kernel = noise((9, 8, 4)), noise((3, 3, 4, 4)) / 4
     run = partial(jax.jit, static_argnums=0)(TRANSFORMATIONS[name])
@@ -131,19 +143,22 @@ def test_transformations_with_each_padding_agree_with_those_of_a_larger_picture(
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("shape", [LARGE, SMALL, (41, 1, 256), (1, 40, 256), (2, 2, 256)])
+@pytest.mark.parametrize("shape", [LARGE, SMALL, (2, 1, 256), (1, 2, 256)])
 def test_derivatives_with_each_padding_agree_at_any_algorithm(kernel, shape, padding):
     x, y = noise((2, *shape)), noise((2, *shape), 5)
 
-    def run(convolve):
-        def derivatives(x, y):
-            value, transpose = jax.vjp(convolve, x, kernel)
-            return value, transpose(y)
+    @jax.jit
+    @jax.vmap
+    def run(x, y):
+        value, transpose = jax.vjp(partial(conv3x3, padding=padding), x, kernel)
+        return value, transpose(y)
 
-        return jax.jit(jax.vmap(derivatives))(x, y)
+    def expected(x, y):
+        by_x, by_kernel = conv3x3_by_x(y, kernel, padding), conv3x3_by_kernel(y, x, padding)
+        return naive(x, kernel, padding), (by_x, by_kernel)
 
-    expected = run(partial(in_a_ring, padding=padding))
-    assert_close(run(partial(conv3x3, padding=padding)), expected, 2e-5)
+    lanes = [expected(*lane) for lane in zip(x, y, strict=True)]
+    assert_close(run(x, y), jax.tree.map(lambda *lanes: np.stack(lanes), *lanes), 2e-5)
 
 
 @pytest.mark.parametrize("shape", [LARGE, SMALL])
@@ -198,8 +213,9 @@ from jaxnst.convolution import conv3x3
 
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
 assert mesh.size == 4
-x = jax.random.normal(jax.random.key(0), (16, 9, 64))
-kernel = jax.random.normal(jax.random.key(1), (3, 3, 64, 64)) / 24  # y is of the order of 1
+random = np.random.default_rng(0)
+x = random.normal(size=(16, 9, 64)).astype(np.float32)
+kernel = random.normal(size=(3, 3, 64, 64)).astype(np.float32) / 24  # y is of the order of 1
 
 def grads(x, kernel):
     return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(conv3x3(x, kernel))), (0, 1))(x, kernel)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import uniform
 
 import jaxnst.details
 from jaxnst.details import refine
@@ -16,7 +17,7 @@ FINE = (20, 28)
 
 
 def noise(seed, height, width):
-    return jax.random.uniform(jax.random.key(seed), (height, width, 3), minval=0.3, maxval=0.6)
+    return uniform(height, width, 3, seed=seed, low=0.3, high=0.6)
 
 
 def naive_details(image, styles, allowed=lambda style, y, x, v, u: True, wrap=False):

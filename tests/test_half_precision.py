@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 import shallow
+from helpers import uniform
 
 from jaxnst import minimize, style_transfer
 
 KEY = jax.random.key(1)
-CONTENT, STYLE, START = np.asarray(jax.random.uniform(KEY, (3, 24, 32, 3)))
+CONTENT, STYLE, START = np.asarray(uniform(3, 24, 32, 3))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

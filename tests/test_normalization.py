@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import normal, uniform
 from naive_vgg19 import assert_close, vgg19
 
 from jaxnst import (
@@ -36,7 +37,7 @@ def problem(content, style, params):
     """An image, and the loss and gradient of an image."""
     sources = {"content": content[:24, :32], "style": style[:20, :28]}
     targets = compute_targets(sources, params, objective=OBJECTIVE)
-    image = sources["content"] + 0.1 * jax.random.normal(jax.random.key(1), (24, 32, 3))
+    image = sources["content"] + 0.1 * normal(24, 32, 3, seed=1)
     evaluate = partial(
         loss_and_grad, params=params, targets=targets, weights=WEIGHTS, objective=OBJECTIVE
     )
@@ -108,7 +109,7 @@ def test_where_nothing_pulls_the_gradient_is_zero(params, content):
 
 def test_forward_mode_and_lanes_agree_with_the_gradient(problem):
     image, evaluate, _, _ = problem
-    direction = jax.random.normal(jax.random.key(2), image.shape)
+    direction = normal(*image.shape, seed=2)
     (_, change) = jax.jvp(lambda x: evaluate(x)[0][0], (image,), (direction,))
     _, grad = evaluate(image)
     np.testing.assert_allclose(change, jnp.sum(grad * direction), rtol=1e-3)
@@ -126,7 +127,7 @@ def test_the_derivative_of_the_gradient_is_a_finite_difference():
     def gradient(x):
         return loss_and_grad(x, {}, {"p": ()}, weights, objective=objective)[1]
 
-    x = jax.random.uniform(jax.random.key(0), (2, 3, 3), minval=0.5)
+    x = uniform(2, 3, 3, low=0.5)
     found = jax.jvp(gradient, (x,), (jnp.ones_like(x),))[1]
     expected = jax.jvp(lambda x: x**2 / jnp.sum(x**2), (x,), (jnp.ones_like(x),))[1]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import double_precision
+from helpers import double_precision, uniform
 from jax import export
 from shallow import OBJECTIVE as SHALLOW
 
@@ -110,7 +110,7 @@ def test_targets_loss_and_gradient_do_not_depend_on_who_compiles(pooling, params
     # XLA for CPUs miscompiled average pools of 64 pixels whose result had several uses.
     objective = Objective({"content": Content(("pool1", "relu2_1"))}, pooling=pooling)
     weights = LossWeights.ones(objective)
-    source, image = jax.random.uniform(jax.random.key(0), (2, 64, 64, 3))
+    source, image = uniform(2, 64, 64, 3)
 
     def both(describe, derive):
         targets = describe({"content": source}, params, objective=objective)

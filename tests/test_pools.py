@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers import normal, uniform
 from naive_vgg19 import assert_close, pool_weights, unpool
 
 from jaxnst.pooling import POOLS, average_pool, l2_pool, max_pool
@@ -18,7 +19,7 @@ def test_pools_agree_with_those_of_flax_at_odd_sides(content, pool, reference):
         pooled, transpose = jax.vjp(pool, x)
         return pooled, *transpose(jnp.cos(1e3 * pooled))
 
-    x = content[:51, :67] + jax.random.uniform(jax.random.key(0), (51, 67, 3))  # without ties
+    x = content[:51, :67] + uniform(51, 67, 3)  # without ties
     assert_close(run(x, pool), run(x, lambda x: reference(x, (2, 2), (2, 2))), 1e-4)
 
 
@@ -33,7 +34,7 @@ def test_max_pool_gives_its_gradient_to_the_first_of_the_largest():
 
 @pytest.mark.parametrize("name", POOLS)
 def test_pools_and_their_gradients_agree_with_numpy(name):
-    x = jax.random.normal(jax.random.key(0), (2, 9, 12, 3))
+    x = normal(2, 9, 12, 3)
     pooled, transpose = jax.vjp(jax.vmap(POOLS[name]), x)
     (gradient,) = transpose(jnp.cos(pooled))
     for lane in range(2):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
-from helpers import double_precision
+from helpers import double_precision, normal
 
 import jaxnst
 
@@ -18,7 +18,7 @@ SHAPES = [(8, 8, 3), (7, 12, 3), (1, 5, 2), (1, 1, 1)]
 
 
 def noise(shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return normal(*shape, seed=seed)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import uniform
 from PIL import Image
 
 from jaxnst.pyramid import carry_moments, pyramid_shapes, resize, shrink
@@ -121,7 +122,7 @@ def test_shrink_never_enlarges():
 
 
 def noise(seed, height, width):
-    return jax.random.uniform(jax.random.key(seed), (height, width, 3), minval=0.3, maxval=0.6)
+    return uniform(height, width, 3, seed=seed, low=0.3, high=0.6)
 
 
 # --- the optimiser's state -----------------------------------------------------------------------

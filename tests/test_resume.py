@@ -24,11 +24,13 @@ from jaxnst.scales import run_scales
 DEMO = Path(jaxnst.__file__).parent / "demo"
 CONTENT, STYLE = str(DEMO / "content.jpg"), str(DEMO / "style.jpg")
 # Two scales and a part of the network, whose programs all tests share.
-LAYERS = ["--content-layers", "relu2_1", "--style-layers", "relu1_1", "relu2_1"]
-SCALES = [*LAYERS, "--size", "48", "--min-size", "24", "--num-steps", "5", "4"]
+LAYERS = ["--content-layers", "pool1", "--style-layers", "relu1_1", "pool1"]
+SIZES = ["--size", "48", "--min-size", "24", "--num-steps", "5", "4"]
+SCALES = ["--preset", "pastiche", *LAYERS, *SIZES]
 LBFGS = [*SCALES, "--memory", "3"]
 ADAM = [*SCALES, "--optimizer", "adam", "--clamp", "--average", "0.99"]
 BOTH = pytest.mark.parametrize("options", [LBFGS, ADAM], ids=["lbfgs", "adam"])
+DEFAULT = [*LAYERS, *SIZES, "--memory", "3"]  # its finer scale starts with details of the style
 TOTAL = 9
 EACH = ["--checkpoint-seconds", "1e-9"]  # a state after each chunk
 
@@ -80,9 +82,17 @@ def check_refused(outcome, *parts):
 # --- to go on ----------------------------------------------------------------------------------
 
 
-@BOTH
 @pytest.mark.parametrize(
-    "stop", [pytest.param(2, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)]
+    ("options", "stop"),
+    [
+        pytest.param(LBFGS, 5, id="lbfgs-5"),
+        pytest.param(ADAM, 5, id="adam-5"),
+        *[
+            pytest.param(options, stop, id=f"{name}-{stop}", marks=pytest.mark.slow)
+            for name, options in (("lbfgs", LBFGS), ("adam", ADAM), ("default", DEFAULT))
+            for stop in (2, 7)
+        ],
+    ],
 )
 def test_resumed_ends_with_the_same_bytes(run, options, stop):
     assert run(*options)[0] == 0
@@ -182,7 +192,7 @@ def test_a_thread_can_call_the_command(run):
         (["--num-steps", "6", "4"], "other num_steps"),
         (["--content-weight", "7"], "other content_weight"),
         (["--seed", "1"], "other seed"),
-        (["--pooling", "max"], "other pooling"),
+        (["--pooling", "average"], "other pooling"),
         (["--memory", "4"], "other memory"),
         (["--content-layers", "relu2_2"], "other content_layers and layer_weights"),
         (["--scale-factor", "1.5"], "other scale_factor"),

@@ -74,6 +74,33 @@ def test_the_loss_and_gradient_on_four_devices_are_those_on_one():
     check_loss(on_devices(4, "SHAPE = 64, 48" + LOSS), 64, 48, 4)
 
 
+AROUND = """
+import jaxnst
+from jaxnst import Penalty, nine_point_variation, squared_total_variation, total_variation
+from jaxnst.rows import placements, rows_on, rows_over
+from jaxnst.scales import once
+
+penalties = {f.__name__: Penalty(f) for f in (total_variation, squared_total_variation)}
+penalties["nine"] = Penalty(nine_point_variation)
+objective = jaxnst.Objective(penalties, padding="circular")
+rows = rows_over(jax.devices(), jaxnst.TransferConfig(objective), 16)
+image = np.random.default_rng(0).random((16, 12, 3), np.float32)
+args = image, {}, dict.fromkeys(objective.terms, ()), jaxnst.LossWeights.ones(objective)
+(loss, _), grad = once(jaxnst.loss_and_grad, None, objective=objective)(*args)
+args = jax.device_put(image, placements(image, rows)), *args[1:]
+(found, _), moved = rows_on(rows)(jaxnst.loss_and_grad, None, objective=objective)(*args)
+out["loss"] = abs(float(found) / float(loss) - 1)
+out["grad"] = float(np.abs(moved - np.asarray(grad)).max() / np.abs(grad).max())
+out["shards"] = [list(shard.data.shape) for shard in moved.addressable_shards]
+"""
+
+
+def test_penalties_reach_around_the_edges_of_a_picture_on_four_devices():
+    found = on_devices(4, AROUND)
+    assert found["loss"] < 1e-6 and found["grad"] < 1e-5
+    assert found["shards"] == [[4, 12, 3]] * 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_the_loss_and_gradient_of_a_larger_picture_are_those_on_one_device(count):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import double_precision
+from helpers import double_precision, normal
 from naive_statistics import close
 from test_matching import naive_cosine, naive_nearest, naive_remd
 
@@ -124,7 +124,7 @@ def test_derivatives_are_finite_differences_in_float64(pictures, params):
         def both(image):
             return loss_and_grad(image, params, targets, weights, objective=objective)
 
-        change = jax.random.normal(jax.random.key(0), image.shape, jnp.float64)
+        change = normal(*image.shape, dtype=jnp.float64)
         (_, grad), step = both(image), 1e-7
         (more, _), _ = both(image + step * change)
         (less, _), _ = both(image - step * change)

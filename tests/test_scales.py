@@ -8,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from shallow import OBJECTIVE, WEIGHTS
+from shallow import PYRAMID as SIX_AND_FOUR
+from shallow import WEIGHTS
 
-from jaxnst import Adam, Lbfgs, Status, TransferConfig, outcome, preset, style_transfer
+from jaxnst import Adam, Lbfgs, Status, outcome, preset, style_transfer
 from jaxnst.details import refine
 from jaxnst.scales import advance, begin, run_scales
 from jaxnst.schedule import schedule
 from jaxnst.sources import shrink_picture
 from jaxnst.transfer import make_problem
 
-PYRAMID = TransferConfig(OBJECTIVE, optimizer=Lbfgs(memory=3), min_size=24, num_steps=(5, 3))
+PYRAMID = replace(SIX_AND_FOUR, num_steps=(5, 3))
 ADAM = replace(PYRAMID, optimizer=Adam(average=0.9, clamp=True), scale_factor=2**0.5)
 COARSE, FINE = (18, 24), (36, 48)
 

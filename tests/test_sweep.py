@@ -79,7 +79,7 @@ LAYERS = WEIGHTS.replace_layers(
 )
 RATES = replace(ADAM, optimizer=Adam(learning_rate=np.array([0.01, 0.03])), num_steps=4)
 DECAYS = replace(RATES, optimizer=Adam(b1=np.array([0.5, 0.9]), average=np.array([0.0, 0.9])))
-LENGTHS = replace(LBFGS, optimizer=Lbfgs(memory=3, first_step=np.array([0.003, 0.01])))
+LENGTHS = replace(LBFGS, optimizer=Lbfgs(memory=5, first_step=np.array([0.003, 0.01])))
 
 
 LEFT = jnp.zeros((40, 32)).at[:20].set(1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import call, check_refused, double_precision
+from helpers import call, check_refused, double_precision, normal, uniform
 from shallow import OBJECTIVE as SHALLOW
 from shallow import SHORT
 from shallow import WEIGHTS as SHALLOW_WEIGHTS
@@ -58,7 +58,7 @@ def in_float64(*trees):
 
 
 def with_noise(image):
-    return image + 0.05 * jax.random.normal(jax.random.key(0), image.shape, image.dtype)
+    return image + 0.05 * normal(*image.shape, dtype=image.dtype)
 
 
 def left_and_right(image):
@@ -89,7 +89,7 @@ def test_windows_of_one_shape_hold_each_tile_and_its_halo(layer, tile):
 
 @pytest.mark.parametrize(("layer", "width"), [("relu1_2", 5), ("relu2_1", 10), ("relu3_1", 24)])
 def test_the_halo_covers_all_that_a_position_sees(layer, width, params):
-    image = jax.random.uniform(jax.random.key(0), (64, 64, 3))
+    image = uniform(64, 64, 3)
     stride = jaxnst.vgg.min_size((layer,))
     at = 32 // stride
 

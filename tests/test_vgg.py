@@ -56,7 +56,7 @@ def cotangents_of(features):
     [
         ((128, 96), LAYERS, "average"),
         ((17, 23), ("conv1_1", "relu2_2", "pool3", "conv4_2", "pool4"), "max"),
-        ((8, 8), ("pool3",), "average"),
+        ((4, 4), ("pool2",), "average"),
         *(
             (size, layers, pooling)
             for pooling in ("max", "average")
@@ -111,7 +111,7 @@ def test_each_layer_agrees_with_numpy_without_jit(params, content, pooling):
 def test_a_batch_and_its_tangents_agree_with_numpy(params, content, pooling, padding):
     images = jnp.stack([content[:32, :48], 1 - content[:32, 40:88]])
     tangents = images[:, ::-1, ::-1]
-    layers = (*PAIR, "pool3")
+    layers = (*PAIR, "pool3") if (pooling, padding) == ("average", "zero") else PAIR
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, 0, None))
