@@ -29,7 +29,6 @@ SIZES = ["--size", "48", "--min-size", "24", "--num-steps", "5", "4"]
 SCALES = ["--preset", "pastiche", *LAYERS, *SIZES]
 LBFGS = [*SCALES, "--memory", "3"]
 ADAM = [*SCALES, "--optimizer", "adam", "--clamp", "--average", "0.99"]
-BOTH = pytest.mark.parametrize("options", [LBFGS, ADAM], ids=["lbfgs", "adam"])
 DEFAULT = [*LAYERS, *SIZES, "--memory", "3"]  # its finer scale starts with details of the style
 TOTAL = 9
 EACH = ["--checkpoint-seconds", "1e-9"]  # a state after each chunk
