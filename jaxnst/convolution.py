@@ -134,32 +134,33 @@ def _add_ring(y: jax.Array, x: jax.Array, kernel: jax.Array, padding: str) -> ja
     The ring repeats one line of `y` at each side, so only four lines change.
     """
 
-    def repeated(side: int) -> tuple[int, int]:
-        """Return which lines the ring repeats before and after a side."""
+    def repeated(side: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Say for each line whether the ring repeats it before a side, and whether after it."""
+        before, after = (0, side - 1) if padding == "replicate" else (side - 1, 0)
         if padding == "reflect":
-            return min(1, side - 1), max(side - 2, 0)
-        return (0, side - 1) if padding == "replicate" else (side - 1, 0)
+            before, after = min(1, side - 1), max(side - 2, 0)
+        return np.arange(side) == before, np.arange(side) == after
 
-    for i, at in zip((0, -1), repeated(len(y)), strict=True):
-        line = y[at] + _turned_line(x[i], kernel[i], PADDINGS[padding])
-        y = jax.lax.dynamic_update_slice(y, line[None], (at, 0, 0))
-    for i, at in zip((0, -1), repeated(y.shape[1]), strict=True):  # the corners are in already
-        line = y[:, at] + _turned_line(x[:, i], kernel[:, i], "constant")
-        y = jax.lax.dynamic_update_slice(y, line[:, None], (0, at, 0))
+    rows = _turned_lines((x[0], x[-1]), (kernel[0], kernel[-1]))
+    columns = _turned_lines((x[:, 0], x[:, -1]), (kernel[:, 0], kernel[:, -1]))
+    ends, rows, columns = (rows[:, :1], rows[:, -1:]), rows[:, 1:-1], columns[:, 1:-1]
+    # Choices by constants become part of the next operation; updates of slices copy all of y.
+    for end, here in zip(ends, repeated(y.shape[1]), strict=True):  # corners of the ring
+        rows += jnp.where(here[:, None], end, 0)
+    for row, here in zip(rows, repeated(len(y)), strict=True):
+        y += jnp.where(here[:, None, None], row, 0)
+    for column, here in zip(columns, repeated(y.shape[1]), strict=True):
+        y += jnp.where(here[:, None], column[:, None], 0)
     return y
 
 
-def _turned_line(line: jax.Array, taps: jax.Array, mode: str) -> jax.Array:
-    """Compute the transpose of a convolution of lines, (n, c) * (3, c, f) to (n, f)."""
-    n, (_, channels, filters) = len(line), taps.shape
-
-    def convolve(other: jax.Array) -> jax.Array:
-        padded = jnp.pad(other, ((1, 1), (0, 0)), mode)
-        patches = jnp.concatenate([padded[i : i + n] for i in range(3)], axis=1)
-        return patches @ taps.reshape(3 * channels, filters)
-
-    other = jax.ShapeDtypeStruct((n, channels), line.dtype)
-    return jax.linear_transpose(convolve, other)(line)[0]
+def _turned_lines(lines: Sequence[jax.Array], taps: Sequence[jax.Array]) -> jax.Array:
+    """Compute the transposes of two convolutions of lines, (n, f) and (3, c, f) to (n + 2, c)."""
+    parts = jnp.stack([jnp.einsum("nf,jcf->jnc", *pair) for pair in zip(lines, taps, strict=True)])
+    _, _, n, channels = parts.shape
+    # Move part j by j positions and add them up: in rows of n + 2, what has rows of n + 3 is skew.
+    parts = jnp.pad(parts, ((0, 0), (0, 0), (0, 3), (0, 0))).reshape(2, -1, channels)
+    return jnp.sum(parts[:, : 3 * (n + 2)].reshape(2, 3, n + 2, channels), axis=1)
 
 
 def _by_x(cotangent: jax.Array, _: Any, kernel: jax.Array, *, padding: str, turned: bool) -> Any:
