@@ -141,13 +141,21 @@ def trial(
     padding: Any = None,
     details: float = 1.0,
     layers: dict[str, float] | None = None,
+    content: dict[str, float] | None = None,
     **changes: float,
 ) -> Recipe:
-    """Return the default recipe with another padding, details, layers or weights of terms."""
+    """Return the default recipe with another padding, details, layers or weights of terms.
+
+    `layers` are weights of the style's layers, `content` all layers of the content.
+    """
     config, weights = jaxnst.preset("default")
     objective = config.objective
     if padding is not None:
         objective = dataclasses.replace(objective, padding=padding)
+    if content is not None:
+        term = jaxnst.RelativeContent(tuple(content))
+        objective = dataclasses.replace(objective, terms={**objective.terms, "content": term})
+        weights = jaxnst.LossWeights(weights.scales, weights.layers | {"content": content})
     config = dataclasses.replace(config, objective=objective, details=details)
     weights = weights.replace(**changes)
     return Recipe(config, weights.replace_layers(style=layers) if layers else weights)
@@ -157,11 +165,15 @@ def trial(
 TRIALS: dict[str, Callable[[], Recipe]] = {
     "details-0": partial(trial, details=0.0),
     "details-half": partial(trial, details=0.5),
+    "style-2": partial(trial, style=2.0),
     "style-10": partial(trial, style=10.0),
     "style-100": partial(trial, style=100.0),
     "deep-.1": partial(trial, layers={"relu5_1": 0.1}),
     "deep-1": partial(trial, layers={"relu5_1": 1.0}),
     "relu4_1-half": partial(trial, layers={"relu4_1": 0.5}),
+    "relu4_2-alone": partial(trial, content={"relu4_2": 1.0}),
+    "relu3_1-half": partial(trial, content={"relu3_1": 0.5, "relu4_2": 1.0}),
+    "relu2_1": partial(trial, content={"relu2_1": 0.25, "relu3_1": 0.5, "relu4_2": 1.0}),
     "fine-2": partial(trial, layers={"relu1_1": 2.0, "relu2_1": 2.0}),
     "tv-0": partial(trial, tv=0.0),
     "tv-2": partial(trial, tv=2.0),

@@ -174,7 +174,7 @@ def _spst() -> Recipe:
 
 def _default(num_steps: tuple[int, ...] = (100, 85)) -> Recipe:
     # Every loss is divided by the size of its target, so that the weights mean the same for dim and
-    # vivid pictures. Departs from Gatys also in average pooling: max pooling ignores three pixels
+    # vivid pictures. Pools by averages, as Gatys et al. 2016 do: max pooling ignores three pixels
     # in four, which leaves a pattern of single pixels. From coarse to fine, because large strokes
     # are cheap at coarse scales and finer ones only sharpen them. At coarse scales a position of
     # relu5_1 sees the whole picture, and with more weight it paints the things in the style
