@@ -10,7 +10,8 @@ pastiche, jaxnst, and so on. Seconds, wall and processor, are those per evaluati
 half of a run, so they exclude start-up. Memory is the peak of the process. A ratio is that of two
 runs in turn; the table has the median of the rounds, and the least and the largest.
 
-`--tiled` adds larger pictures, of which jaxnst makes the loss and its gradient once, in tiles.
+`--tiled` adds larger pictures, square ones, of which jaxnst makes the loss and its gradient once,
+in tiles.
 `--compare` adds rows with XLA's convolution, in bfloat16, and with small memory pages.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from convergence import (
     LARGE_PAGES,
     Trace,
@@ -65,6 +67,12 @@ def run_bfloat16(content: Path, style: Path, steps: int) -> Trace:
     return run_pairs(content, style, steps, objective=objective)
 
 
+def make_square(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Continue the shorter side by its mirror image."""
+    side = max(picture.shape)
+    return np.pad(picture, [(0, side - n) for n in picture.shape[:2]] + [(0, 0)], "symmetric")
+
+
 def run_tiled(content: Path, style: Path, steps: int) -> Trace:
     """Make the loss and its gradient `steps` times, in tiles, without an optimiser."""
     from functools import partial
@@ -76,20 +84,19 @@ def run_tiled(content: Path, style: Path, steps: int) -> Trace:
     params = jaxnst.load_params()
     config, weights = jaxnst.preset("pastiche")
     objective = config.objective
-    pictures = {
-        name: read_pixels(path) / np.float32(255)
-        for name, path in (("content", content), ("style", style))
-    }
+    image, painted = (
+        jax.device_put(make_square(read_pixels(path) / np.float32(255)))
+        for path in (content, style)
+    )
     tile = partial(jaxnst.compute_targets, objective=objective, tile=TILE)
-    targets = jax.jit(tile)(pictures, params)
+    targets = jax.jit(tile)({"content": image, "style": painted}, params)
+    del painted
     evaluate = jax.jit(partial(jaxnst.loss_and_grad, objective=objective, tile=TILE))
-    program = evaluate.lower(pictures["content"], params, targets, weights).compile()
+    program = evaluate.lower(image, params, targets, weights).compile()
     start = now()
     losses, clock = [], []
     for step in range(1, steps + 1):
-        (loss, _), grad = jax.block_until_ready(
-            program(pictures["content"], params, targets, weights)
-        )
+        (loss, _), grad = jax.block_until_ready(program(image, params, targets, weights))
         losses.append(loss)
         clock.append((step, *(now() - start)))
     assert np.isfinite(np.asarray(grad)).all()

@@ -154,16 +154,18 @@ def make(name: str, folder: Path, files: Path | None) -> None:
     Image.fromarray(pixels).save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
 
 
-def in_a_row(paths: list[Path], height: int, gap: int) -> Image.Image:
-    """Return pictures side by side, at one height."""
-    pictures = []
-    for path in paths:
-        with Image.open(path) as picture:
-            width = round(picture.width * height / picture.height)
-            pictures.append(
-                picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-            )
-    row = Image.new("RGB", (sum(p.width + gap for p in pictures) - gap, height), "white")
+def at_height(path: Path, height: int) -> Image.Image:
+    """Return a picture, resized to a height."""
+    with Image.open(path) as picture:
+        width = round(picture.width * height / picture.height)
+        rgb = picture.convert("RGB")
+    return rgb.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def in_a_row(pictures: list[Image.Image], gap: int) -> Image.Image:
+    """Return pictures of one height side by side."""
+    width = sum(picture.width + gap for picture in pictures) - gap
+    row = Image.new("RGB", (width, pictures[0].height), "white")
     left = 0
     for picture in pictures:
         row.paste(picture, (left, 0))
@@ -179,19 +181,17 @@ def make_demo(folder: Path) -> None:
     output = folder / "demo.png"
     if jaxnst_command(["transfer", *map(str, bundled), "--size", "512", "-o", str(output)]) != 0:
         raise SystemExit("jaxnst transfer failed")
-    in_a_row([*bundled, output], 300, 12).save(DOCS / "demo.jpg", quality=92, optimize=True)
+    pictures = [at_height(path, 300) for path in (*bundled, output)]
+    in_a_row(pictures, 12).save(DOCS / "demo.jpg", quality=92, optimize=True)
 
 
 def make_large(path: Path) -> None:
     """Write large.jpg, a whole picture of 4096×3072 pixels beside the corner of four tiles."""
-    height, gap, (x, y) = 600, 16, (3072, 1024)
+    height, (x, y) = 600, (3072, 1024)
     with Image.open(path) as picture:
-        whole = picture.resize((picture.width * height // picture.height, height), reducing_gap=3)
         corner = picture.crop((x - 200, y - height // 2, x + 200, y + height // 2))
-    shown = Image.new("RGB", (whole.width + gap + corner.width, height), "white")
-    shown.paste(whole)
-    shown.paste(corner, (whole.width + gap, 0))
-    shown.save(DOCS / "large.jpg", quality=88, optimize=True)
+    row = in_a_row([at_height(path, height), corner], 16)
+    row.save(DOCS / "large.jpg", quality=88, optimize=True)
 
 
 def main() -> None:
@@ -213,7 +213,8 @@ def main() -> None:
     (DOCS / "gallery.md").write_text(page(), encoding="utf-8")
     shown = [FOLDER / f"{name}.jpg" for name in ROW]
     if all(path.exists() for path in shown):
-        in_a_row(shown, 240, 6).save(DOCS / "row.jpg", quality=88, optimize=True)
+        pictures = [at_height(path, 240) for path in shown]
+        in_a_row(pictures, 6).save(DOCS / "row.jpg", quality=88, optimize=True)
 
 
 if __name__ == "__main__":

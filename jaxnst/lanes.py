@@ -128,8 +128,7 @@ def run_lanes(
         mesh = make_mesh([*placed[:lane_batch]])
     size = group_size(count, lane_batch, len(mesh.devices))
     alone = rows is None and size == 1  # no axis of lanes: the programs of `style_transfer`
-    lift: Lift = lanes_on(mesh) if rows is None else lanes_and_rows_on(rows)
-    lift = once if alone else lift
+    lift: Lift = once if alone else lanes_on(mesh) if rows is None else lanes_and_rows_on(rows)
     params = jax.device_put(problem.params, placed[0]) if alone else put(problem.params, None, mesh)
     stopped, wrap = False, config.objective.circular
     for start in range(0, count, size):

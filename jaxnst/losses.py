@@ -110,7 +110,7 @@ def raw_gram_matrix(features: Float[Array, "h w c"], where: Where = None) -> Flo
     if where is None:
         return _products(features)
     features = accumulate(features)
-    return sum_products(features * where[:, :, None].astype(features.dtype), features)
+    return _weighted_products(features, where[:, :, None].astype(features.dtype))
 
 
 @jax.custom_jvp
@@ -127,6 +127,24 @@ def _products_jvp(
     (features,), (change,) = primals, tangents
     half = sum_products(change, features)
     return _products(features), half + half.T
+
+
+@jax.custom_jvp
+def _weighted_products(features: jax.Array, where: jax.Array) -> jax.Array:
+    return sum_products(features * where, features)
+
+
+def _by_features(change: jax.Array, _: jax.Array, features: Any, where: Any) -> jax.Array:
+    # With the weights on the change, what the gradient keeps is `features`, which others keep too.
+    half = sum_products(change * where, features)
+    return half + half.T
+
+
+def _by_where(change: jax.Array, _: jax.Array, features: Any, where: Any) -> jax.Array:
+    return sum_products(features * change, features)
+
+
+_weighted_products.defjvps(_by_features, _by_where)
 
 
 def sum_products(x: jax.Array, y: jax.Array) -> jax.Array:

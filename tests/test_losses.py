@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxnst.losses import (
@@ -92,24 +93,32 @@ def test_gram_does_not_depend_on_size_and_raw_gram_does():
     )
 
 
-def test_derivatives_of_gram_are_those_of_the_einsum():
+@pytest.mark.parametrize("weighted", [False, True])
+def test_derivatives_of_gram_are_those_of_the_einsum(weighted):
+    """By the features, and where positions have weights, 0 too, by these as well."""
     features, change, other = (jnp.asarray(draw(5, 4, 3, seed=seed)) for seed in range(3))
     weights = jnp.asarray(draw(3, 3, seed=4))  # not symmetric
+    where = [jnp.abs(jnp.asarray(draw(5, 4, seed=seed))).at[0].set(0) for seed in range(5, 8)]
+    point, change, other = zip((features, change, other), where, strict=True)
+    if not weighted:
+        point, change, other = point[:1], change[:1], other[:1]
 
-    def einsum(features):
-        return jnp.einsum("hwi,hwj->ij", features, features)
+    everywhere = jnp.ones((5, 4))
 
-    def gradient(gram, features):
-        return jax.grad(lambda x: jnp.sum(weights * gram(x) ** 2))(features)
+    def einsum(features, where=everywhere):
+        return jnp.einsum("hwi,hwj,hw->ij", features, features, where)
+
+    def gradient(gram, point):
+        return jax.grad(lambda point: jnp.sum(weights * gram(*point) ** 2))(point)
 
     def derivatives(gram):
-        yield jax.jvp(gram, (features,), (change,))[1]
-        yield gradient(gram, features)
-        yield jax.jvp(partial(gradient, gram), (features,), (change,))[1]
-        yield jax.grad(lambda x: jnp.vdot(gradient(gram, x), other))(features)
+        yield jax.jvp(gram, point, change)[1]
+        yield gradient(gram, point)
+        yield jax.jvp(partial(gradient, gram), (point,), (change,))[1]
+        yield jax.grad(lambda point: optax.tree.vdot(gradient(gram, point), other))(point)
 
     for found, expected in zip(derivatives(raw_gram_matrix), derivatives(einsum), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-2), found, expected)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
