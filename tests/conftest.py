@@ -1,6 +1,5 @@
 """Real weights and small real pictures."""
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +15,17 @@ import jaxnst
 from jaxnst.pyramid import resize
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let LLVM skip its optimisations, which take half of the time of the default suite.
+
+    XLA's own remain, so programs do the same operations in the same memory, only more slowly. Slow
+    tests, the notebooks among them, run the programs that users run.
+    """
+    if "not slow" in config.option.markexpr:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 
 
 @pytest.fixture(scope="session")
@@ -131,32 +141,3 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Otherwise the names of the files depend on the folder.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def exchanged(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Take what the other workers of this session have compiled, and give them one's own.
-
-    A worker gives its files after a test, when none is being written.
-    """
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        yield
-        return
-    common = tmp_path_factory.getbasetemp().parent / "compiled"
-    common.mkdir(exist_ok=True)
-    _link(common, compiled)
-    yield
-    _link(compiled, common)
-
-
-_SEEN: dict[Path, int] = {}
-
-
-def _link(source: Path, target: Path) -> None:
-    changed = source.stat().st_mtime_ns
-    if _SEEN.get(source) == changed:
-        return
-    _SEEN[source] = changed
-    for name in {*os.listdir(source)} - {*os.listdir(target)}:
-        with contextlib.suppress(OSError):  # another worker was faster, or there are no links here
-            os.link(source / name, target / name)

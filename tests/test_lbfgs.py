@@ -117,17 +117,19 @@ def test_units_of_255_converge_about_as_fast():
         assert end[-1] < 1e-6 * end[0]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_never_climbs_on_a_nasty_function(seed):
+def test_never_climbs_on_a_nasty_function():
     def nasty(x):
         return jnp.sum(0.05 * x**2 + 3 * jnp.cos(4 * x)) + jnp.sin(jnp.sum(x) * 3)
 
-    x0 = 3 * normal(12, seed=seed)
-    _, values, accepted, *_ = trajectory(nasty, x0, lbfgs(), 80)
-    assert (values[1:] > np.minimum.accumulate(values)[:-1]).any()  # some were refused
-    assert (np.diff(accepted) <= 0).all()
-    assert accepted[-1] < values[0]
-    np.testing.assert_array_equal(accepted, np.minimum.accumulate(values))
+    refused = 0
+    for seed in range(4):
+        x0 = 3 * normal(12, seed=seed)
+        _, values, accepted, *_ = trajectory(nasty, x0, lbfgs(), 80)
+        assert (np.diff(accepted) <= 0).all()
+        assert accepted[-1] < values[0]
+        np.testing.assert_array_equal(accepted, np.minimum.accumulate(values))
+        refused += np.sum(values[1:] > accepted[:-1])
+    assert refused > 0
 
 
 @pytest.mark.parametrize("scaling", [1.0, 2.0])
