@@ -40,6 +40,10 @@ _BT = np.array(
 _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
+# XLA transforms kernels once before a loop over tiles, and keeps them: 0.3 GB in all. With as many
+# positions that saves a few per cent of the time at most, so they are transformed in the loop.
+_MANY_POSITIONS = 8192
+
 
 def paddings_of(padding: Padding) -> tuple[str, str]:
     """Return the names of the padding of conv1_1 and of the other convolutions.
@@ -247,14 +251,18 @@ def winograd_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") ->
     height, width, channels = x.shape
     rows, columns = -(-height // 4), -(-width // 4)
     filters = kernel.shape[3]
-    g = np.kron(_G, _G).astype(kernel.dtype) @ kernel.reshape(9, -1)
     # Pad with one pixel before, and after with one or more, up to whole tiles.
     ends = (1, 4 * rows + 3 - height), (1, 4 * columns + 3 - width)
     x = jnp.pad(x, (*ends, (0, 0)), mode)
     x = x.reshape(rows + 1, 4, 4 * columns + 4, channels)
     d = _combine(_BT, [*jnp.moveaxis(x[:-1], 1, 0), *jnp.moveaxis(x[1:, :2], 1, 0)])
     # Without the barrier, XLA computes each row of tiles six times, once for each column.
-    d = jax.lax.optimization_barrier(jnp.stack(d))
+    d = jnp.stack(d)
+    if height * width < _MANY_POSITIONS:
+        d = jax.lax.optimization_barrier(d)
+    else:  # let the kernel depend on x, so that it stays in the loop
+        d, kernel = jax.lax.optimization_barrier((d, kernel))
+    g = np.kron(_G, _G).astype(kernel.dtype) @ kernel.reshape(9, -1)
     d = d.reshape(6, rows, columns + 1, 4, channels)
     d = _combine(_BT, [*jnp.moveaxis(d[:, :, :-1], 3, 0), *jnp.moveaxis(d[:, :, 1:, :2], 3, 0)])
     products = jnp.einsum("abhwc,abcf->abhwf", jnp.stack(d, 1), g.reshape(6, 6, channels, filters))

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax import export
 from naive_vgg19 import conv3x3 as naive
 from naive_vgg19 import conv3x3_by_kernel, conv3x3_by_x
 
+from jaxnst.compilation import compiled
 from jaxnst.convolution import (
     PADDINGS,
     conv3x3,
@@ -244,3 +245,18 @@ def test_rows_can_be_spread_over_devices():
         "JAX_PLATFORMS": "cpu",
     }
     subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True)
+
+
+def test_a_loop_over_large_features_keeps_no_transformed_kernels():
+    def temporaries(count):
+        def run(x, kernels):
+            def step(x, _):
+                return reduce(conv3x3, kernels, x), None
+
+            return jax.lax.scan(step, x, length=2)[0]
+
+        shapes = jnp.zeros((92, 92, 256)), [jnp.zeros((3, 3, 256, 256))] * count
+        return compiled(run).lower(*shapes).compile().memory_analysis()
+
+    one, three = (temporaries(count).temp_size_in_bytes for count in (1, 3))
+    assert three - one < 36 * 256 * 256 * 4  # less than one of them
