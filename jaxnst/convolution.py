@@ -255,17 +255,17 @@ def winograd_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") ->
     ends = (1, 4 * rows + 3 - height), (1, 4 * columns + 3 - width)
     x = jnp.pad(x, (*ends, (0, 0)), mode)
     x = x.reshape(rows + 1, 4, 4 * columns + 4, channels)
-    d = _combine(_BT, [*jnp.moveaxis(x[:-1], 1, 0), *jnp.moveaxis(x[1:, :2], 1, 0)])
+    d = jnp.stack(_combine(_BT, [*jnp.moveaxis(x[:-1], 1, 0), *jnp.moveaxis(x[1:, :2], 1, 0)]))
     # Without the barrier, XLA computes each row of tiles six times, once for each column.
-    d = jnp.stack(d)
     if height * width < _MANY_POSITIONS:
         d = jax.lax.optimization_barrier(d)
     else:  # let the kernel depend on x, so that it stays in the loop
         d, kernel = jax.lax.optimization_barrier((d, kernel))
     g = np.kron(_G, _G).astype(kernel.dtype) @ kernel.reshape(9, -1)
     d = d.reshape(6, rows, columns + 1, 4, channels)
-    d = _combine(_BT, [*jnp.moveaxis(d[:, :, :-1], 3, 0), *jnp.moveaxis(d[:, :, 1:, :2], 3, 0)])
-    products = jnp.einsum("abhwc,abcf->abhwf", jnp.stack(d, 1), g.reshape(6, 6, channels, filters))
+    parts = _combine(_BT, [*jnp.moveaxis(d[:, :, :-1], 3, 0), *jnp.moveaxis(d[:, :, 1:, :2], 3, 0)])
+    d, g = jnp.stack(parts, 1), g.reshape(6, 6, channels, filters)
+    products = jnp.einsum("abhwc,abcf->abhwf", d, g)
     y = jnp.stack(_combine(_AT, list(jnp.moveaxis(products, 1, 0))), 3)
     y = jnp.stack(_combine(_AT, list(y)), 1)
     return y.reshape(4 * rows, 4 * columns, filters)[:height, :width]
