@@ -18,7 +18,7 @@ DEMO = Path(jaxnst.__file__).parent / "demo"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let LLVM skip its optimisations, which take half of the time of the default suite.
+    """Let LLVM skip its optimisations, which take half of the time of a compilation.
 
     XLA's own remain, so programs do the same operations in the same memory, only more slowly. Slow
     tests, the notebooks among them, run the programs that users run.
