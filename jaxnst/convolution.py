@@ -1,8 +1,8 @@
 """The 3×3 convolution of VGG, by the fastest algorithm on each platform.
 
 Accelerators use XLA's own convolution. On a CPU, features with many pixels and channels use
-Winograd's minimal filtering, which needs a quarter of the multiplications, and features smaller
-than the kernel use a matrix product, whose transpose does not copy the kernel.
+Winograd's minimal filtering, which needs a quarter of the multiplications; conv1_1, and features
+smaller than the kernel, use a matrix product. Neither copies the kernel to be transposed.
 """
 
 from collections.abc import Callable, Sequence
@@ -86,9 +86,11 @@ def conv3x3(
 
 def _fastest_on_cpu(height: int, width: int, channels: int, filters: int) -> Algorithm:
     positions = height * width
+    if 3 in (channels, filters):  # conv1_1: XLA's own takes three times as long
+        return patches_conv3x3
     # With few positions, transforming the kernel costs more than it saves; with few channels,
     # transforming x does; and a small convolution does not repay the longer compilation.
-    if positions >= 1024 and channels >= 64 and positions * channels * filters >= 10**8:
+    if positions >= 640 and channels >= 64 and positions * channels * filters >= 8 * 10**7:
         return winograd_conv3x3
     return patches_conv3x3 if 9 * filters > 2 * positions else direct_conv3x3
 
@@ -118,18 +120,8 @@ def _compute(
 
 
 def _turned(algorithm: Algorithm, padding: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    if algorithm is patches_conv3x3:
-        y = _patches_turned(x, kernel)
-    else:
-        y = algorithm(x, kernel[::-1, ::-1].swapaxes(2, 3))
+    y = _TURNED[algorithm](x, kernel)
     return y if padding == "zero" else _add_ring(y, x, kernel, padding)
-
-
-def _patches_turned(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    patches = jnp.einsum("hwf,kf->hwk", x, kernel.reshape(-1, kernel.shape[3]))
-    parts = zip(_OFFSETS, jnp.split(patches, 9, axis=2), strict=True)
-    placed = [jnp.pad(part, ((i, 2 - i), (j, 2 - j), (0, 0))) for (i, j), part in parts]
-    return reduce(jnp.add, reversed(placed))[1:-1, 1:-1]
 
 
 def _add_ring(y: jax.Array, x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
@@ -238,6 +230,10 @@ def direct_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") -> j
     )[0]
 
 
+def _turned_direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return direct_conv3x3(x, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
 def patches_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") -> jax.Array:
     """Compute `conv3x3` as a matrix product: all 3×3 patches times the kernel."""
     height, width, _ = x.shape
@@ -246,29 +242,50 @@ def patches_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") -> 
     return jnp.concatenate(patches, axis=2) @ kernel.reshape(-1, kernel.shape[3])
 
 
+def _turned_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    patches = jnp.einsum("hwf,kf->hwk", x, kernel.reshape(-1, kernel.shape[3]))
+    parts = zip(_OFFSETS, jnp.split(patches, 9, axis=2), strict=True)
+    placed = [jnp.pad(part, ((i, 2 - i), (j, 2 - j), (0, 0))) for (i, j), part in parts]
+    return reduce(jnp.add, reversed(placed))[1:-1, 1:-1]
+
+
 def winograd_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") -> jax.Array:
     """Compute `conv3x3` in 4×4 tiles (Lavin & Gray 2016), to about 1e-5 of the largest value."""
+    return _winograd(x, kernel, _G, "abhwc,abcf->abhwf", mode)
+
+
+def _turned_winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    # What turns the kernel is here in two constants, since a copy of it takes as long as x.
+    return _winograd(x, kernel, _G[:, ::-1], "abhwf,abcf->abhwc", "constant")
+
+
+def _winograd(
+    x: jax.Array, kernel: jax.Array, g: np.ndarray[Any, Any], products: str, mode: str
+) -> jax.Array:
     height, width, channels = x.shape
     rows, columns = -(-height // 4), -(-width // 4)
-    filters = kernel.shape[3]
     # Pad with one pixel before, and after with one or more, up to whole tiles.
     ends = (1, 4 * rows + 3 - height), (1, 4 * columns + 3 - width)
     x = jnp.pad(x, (*ends, (0, 0)), mode)
     x = x.reshape(rows + 1, 4, 4 * columns + 4, channels)
-    d = jnp.stack(_combine(_BT, [*jnp.moveaxis(x[:-1], 1, 0), *jnp.moveaxis(x[1:, :2], 1, 0)]))
+    d = jnp.stack(_combine(_BT, _unstack(x[:-1], 1) + _unstack(x[1:, :2], 1)))
     # Without the barrier, XLA computes each row of tiles six times, once for each column.
     if height * width < _MANY_POSITIONS:
         d = jax.lax.optimization_barrier(d)
     else:  # let the kernel depend on x, so that it stays in the loop
         d, kernel = jax.lax.optimization_barrier((d, kernel))
-    g = np.kron(_G, _G).astype(kernel.dtype) @ kernel.reshape(9, -1)
+    transformed = np.kron(g, g).astype(kernel.dtype) @ kernel.reshape(9, -1)
     d = d.reshape(6, rows, columns + 1, 4, channels)
-    parts = _combine(_BT, [*jnp.moveaxis(d[:, :, :-1], 3, 0), *jnp.moveaxis(d[:, :, 1:, :2], 3, 0)])
-    d, g = jnp.stack(parts, 1), g.reshape(6, 6, channels, filters)
-    products = jnp.einsum("abhwc,abcf->abhwf", d, g)
-    y = jnp.stack(_combine(_AT, list(jnp.moveaxis(products, 1, 0))), 3)
-    y = jnp.stack(_combine(_AT, list(y)), 1)
-    return y.reshape(4 * rows, 4 * columns, filters)[:height, :width]
+    parts = _combine(_BT, _unstack(d[:, :, :-1], 3) + _unstack(d[:, :, 1:, :2], 3))
+    y = jnp.einsum(products, jnp.stack(parts, 1), transformed.reshape(6, 6, *kernel.shape[2:]))
+    y = jnp.stack(_combine(_AT, _unstack(y, 1)), 3)
+    y = jnp.stack(_combine(_AT, _unstack(y, 0)), 1)
+    return y.reshape(4 * rows, 4 * columns, -1)[:height, :width]
+
+
+def _unstack(x: jax.Array, axis: int) -> list[jax.Array]:
+    # `jnp.unstack` moves the axis to the front first, which XLA does by a copy.
+    return [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
 
 
 def _combine(matrix: np.ndarray[Any, Any], parts: list[jax.Array]) -> list[jax.Array]:
@@ -278,3 +295,10 @@ def _combine(matrix: np.ndarray[Any, Any], parts: list[jax.Array]) -> list[jax.A
         sum((float(a) * part for a, part in zip(row, parts, strict=True) if a), start=zero)
         for row in matrix
     ]
+
+
+_TURNED: dict[Algorithm, Algorithm] = {
+    direct_conv3x3: _turned_direct,
+    patches_conv3x3: _turned_patches,
+    winograd_conv3x3: _turned_winograd,
+}

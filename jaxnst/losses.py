@@ -149,9 +149,10 @@ _weighted_products.defjvps(_by_features, _by_where)
 
 def sum_products(x: jax.Array, y: jax.Array) -> jax.Array:
     """Return the sum over positions of the product of each channel of x with each of y."""
-    # An einsum rather than a reshape, so that rows on different devices are summed where they are.
+    # Of matrices, XLA swaps the factors where that saves a transpose; of (h, w, c) it copies them.
+    x, y = (features.reshape(-1, features.shape[2]) for features in (x, y))
     return jnp.einsum(
-        "hwi,hwj->ij",
+        "ki,kj->ij",
         x,
         y,
         precision=jax.lax.Precision.HIGHEST,

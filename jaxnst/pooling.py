@@ -1,9 +1,9 @@
 """The pools of VGG19, which halve features by blocks of 2×2.
 
-Odd sides lose their last row or column, as in torch; Caffe rounds up. Strided slices replace
+Odd sides lose their last row or column, as in torch; Caffe rounds up. Splits replace
 `reduce_window`: XLA for CPUs, as of jax 0.10, miscompiles one after a ReLU whose result has several
-uses, and its gradients are slow. Each pool is jitted, as functions of `jax.numpy` are, so that
-outside of `jit` no call sends constants to the device.
+uses, and its gradients are slow; so are those of strided slices. Each pool is jitted, as functions
+of `jax.numpy` are, so that outside of `jit` no call sends constants to the device.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,11 @@ import jax.numpy as jnp
 
 def _corners(x: jax.Array) -> list[jax.Array]:
     """Return the upper left, upper right, lower left and lower right pixel of each block."""
-    height, width = (side // 2 * 2 for side in x.shape[:2])
-    return [x[i:height:2, j:width:2] for i in range(2) for j in range(2)]
+    height, width = (side // 2 for side in x.shape[:2])
+    blocks = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1)
+    rows = jax.lax.split(blocks, (1, 1), axis=1)
+    pixels = [pixel for row in rows for pixel in jax.lax.split(row, (1, 1), axis=3)]
+    return [pixel.reshape(height, width, -1) for pixel in pixels]
 
 
 @jax.jit

@@ -204,8 +204,12 @@ class VGG19(nn.Module):
                     )
                 padding = first if layer == "conv1_1" else others
                 x = Conv(CONV_SHAPES[layer], padding, name=layer)(x)
+            elif layer.startswith("relu"):
+                x = _relu(x)
             else:
-                x = _relu(x) if layer.startswith("relu") else POOLS[self.pooling](x)
+                # Without the barrier, XLA computes the gradient of the convolution that follows
+                # four times, once for each pixel of a block.
+                x = jax.lax.optimization_barrier(POOLS[self.pooling](x))
             if layer in self.layers:
                 out[layer] = x
         return out

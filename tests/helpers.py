@@ -141,3 +141,8 @@ def send_signals(
 
     patch.setattr(job, "make", watched)
     return records
+
+
+def compiled_text(function: Callable[..., Any], *arguments: Any) -> str:
+    """Return the operations of the program that XLA makes of a function."""
+    return jax.jit(function).lower(*arguments).compile().as_text()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import normal
+from helpers import compiled_text, normal
 from jax import export
 from naive_vgg19 import conv3x3 as naive
 from naive_vgg19 import conv3x3_by_kernel, conv3x3_by_x
@@ -245,6 +245,13 @@ def test_rows_can_be_spread_over_devices():
         "JAX_PLATFORMS": "cpu",
     }
     subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True)
+
+
+def test_a_large_gradient_copies_neither_its_kernel_nor_its_products(kernel):
+    x = noise(LARGE)
+    text = compiled_text(lambda x, kernel, y: jax.vjp(conv3x3, x, kernel)[1](y)[0], x, kernel, x)
+    assert " reverse(" not in text
+    assert " transpose(" not in text
 
 
 def test_a_loop_over_large_features_keeps_no_transformed_kernels():

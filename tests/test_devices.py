@@ -118,4 +118,5 @@ def test_all_devices_work_and_give_what_one_gives(on_eight, case, devices, each)
 
 def test_devices_do_not_communicate(on_eight):
     assert on_eight["collectives"] == []
-    assert on_eight["convolutions"][0] > 4  # it is the right program: the network and back
+    # It is the right program: conv1_2 and conv2_1, and back. conv1_1 is a matrix product.
+    assert on_eight["convolutions"][0] >= 4

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import compiled_text
 
 from jaxnst.losses import (
     gram_matrix,
@@ -82,6 +83,14 @@ def test_losses_of_real_features_and_a_real_picture(content, params):
     picture = np.asarray(content, np.float64)
     expected = sum(np.abs(np.diff(picture, axis=axis)).mean() for axis in (0, 1))
     np.testing.assert_allclose(total_variation(content), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gram_and_its_gradient_do_not_transpose_the_features(weighted):
+    features = jnp.asarray(draw(64, 32, 16))
+    where = jnp.asarray(draw_where(64, 32)) if weighted else None
+    loss = partial(lambda x, where: jnp.sum(gram_matrix(jax.nn.relu(x), where) ** 2), where=where)
+    assert "f32[16,2048]" not in compiled_text(jax.grad(loss), features)
 
 
 def test_gram_does_not_depend_on_size_and_raw_gram_does():

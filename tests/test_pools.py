@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from helpers import normal, uniform
+from helpers import compiled_text, normal, uniform
 from naive_vgg19 import assert_close, pool_weights, unpool
 
 from jaxnst.pooling import POOLS, average_pool, l2_pool, max_pool
@@ -57,3 +57,10 @@ def test_pools_keep_nan(pool):
     for place in range(4):
         x = jnp.array([1.0, 3.0, 4.0, 2.0]).at[place].set(jnp.nan).reshape(2, 2, 1)
         assert np.isnan(pool(x)).all()
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_gradient_places_the_pixels_of_a_block_at_once(name):
+    x, y = normal(8, 6, 4), normal(4, 3, 4)
+    text = compiled_text(lambda x, y: jax.vjp(POOLS[name], x)[1](y), x, y)
+    assert " pad(" not in text  # one for each pixel, added up, takes several times as long
