@@ -14,6 +14,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import product
 from typing import Any
 
@@ -22,7 +23,6 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-import jaxlib
 import numpy as np
 from jax.experimental import topologies
 
@@ -38,7 +38,7 @@ def compiled(preset: str, size: int, dtype: str, devices: list[Any]) -> Any:
     """Return the compiled loss and gradient of square pictures of a size."""
     config, weights = jaxnst.preset(preset)
     objective = replace(config.objective, dtype=dtype)
-    rows = rows_over(devices, objective, size)
+    rows = rows_over(devices, replace(config, objective=objective), size)
     image = jax.ShapeDtypeStruct((size, size, 3), np.float32)
     params = jaxnst.load_params()
 
@@ -55,7 +55,7 @@ def compiled(preset: str, size: int, dtype: str, devices: list[Any]) -> Any:
 
     args = image, params, jax.eval_shape(targets, image, params), weights
     args = tuple(described(tree, placements(tree, rows)) for tree in args)
-    lifted = rows_on(rows)(jaxnst.loss_and_grad, None, objective=objective)
+    lifted: Any = rows_on(rows)(jaxnst.loss_and_grad, None, objective=objective)
     return lifted.lower(*args).compile()
 
 
@@ -82,14 +82,14 @@ def main() -> None:
     parser.add_argument("--topology", default="v5e:2x2")
     args = parser.parse_args()
     chips = topologies.get_topology_desc(args.topology, "tpu").devices
-    print(f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, {args.topology}")
+    print(f"jax {jax.__version__}, jaxlib {version('jaxlib')}, {args.topology}")
     print(
         "| preset | size | dtype | chips | temporaries, GB | GFLOP | GB moved | ms | collectives |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for case in product(args.presets, args.sizes, args.dtypes, args.chips):
-        *options, count = case
-        row = [*case, *measure(compiled(*options, chips[:count]))]
+        preset, size, dtype, count = case
+        row = [*case, *measure(compiled(preset, size, dtype, chips[:count]))]
         print("|", " | ".join(map(str, row)), "|", flush=True)
 
 

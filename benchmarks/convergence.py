@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +141,7 @@ def run_pastiche(content: Path, style: Path, steps: int) -> Trace:
     return make_trace(losses, clock)
 
 
-def run_jaxnst(content: Path, style: Path, steps: int, **options: object) -> Trace:
+def run_jaxnst(content: Path, style: Path, steps: int, **options: Any) -> Trace:
     """Make `steps` evaluations, or stop at the loss `until` at the last scale."""
     import jaxnst
 

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from convergence import (
-    LARGE_PAGES,
     Trace,
     in_process,
     make_pairs,
@@ -38,6 +37,8 @@ from convergence import (
     run_jaxnst,
     run_pastiche,
 )
+
+from jaxnst.__main__ import LARGE_PAGES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TILE = 1024
@@ -67,7 +68,7 @@ def run_bfloat16(content: Path, style: Path, steps: int) -> Trace:
     return run_pairs(content, style, steps, objective=objective)
 
 
-def make_square(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def make_square(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Continue the shorter side by its mirror image."""
     side = max(picture.shape)
     return np.pad(picture, [(0, side - n) for n in picture.shape[:2]] + [(0, 0)], "symmetric")

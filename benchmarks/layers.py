@@ -65,10 +65,10 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def compare(ours: Callable[[], Any], peers: Callable[[], Any], rounds: int) -> list[float]:
+def compare(ours: Callable[[], Any], peers: Callable[[], Any], rounds: int) -> tuple[float, float]:
     """Return the medians of both in turns, after one run of each to compile and warm up."""
     taken = [(seconds(ours), seconds(peers)) for _ in range(rounds + 1)][1:]
-    return [statistics.median(side) for side in zip(*taken, strict=True)]
+    return statistics.median(a for a, _ in taken), statistics.median(b for _, b in taken)
 
 
 def operations(layer: str) -> list[tuple[str, Any, Any]]:
@@ -95,7 +95,7 @@ def profile(size: int, rounds: int) -> list[tuple[str, float, float]]:
     layers = LAYERS[: LAYERS.index(LAST) + 1]
     features = jaxnst.extract_features(image, params, layers=layers)
     before = image
-    rows = []
+    rows: list[tuple[str, float, float]] = []
     for layer in layers:
         for name, function, peer in operations(layer):
             x = features[layer] if name.startswith("Gram") else before
@@ -129,11 +129,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     rows = profile(args.size, args.rounds)
-    sums = [sum(row[i] for row in rows) for i in (1, 2)]
+    total, peers_total = sum(ours for _, ours, _ in rows), sum(peers for *_, peers in rows)
     print("| operation | jaxnst, ms | share | torch, ms | ratio |\n|---|---|---|---|---|")
-    for name, ours, peers in [*rows, ("sum", *sums)]:
+    for name, ours, peers in [*rows, ("sum", total, peers_total)]:
         print(
-            f"| {name} | {1000 * ours:.1f} | {100 * ours / sums[0]:.0f} % | {1000 * peers:.1f} "
+            f"| {name} | {1000 * ours:.1f} | {100 * ours / total:.0f} % | {1000 * peers:.1f} "
             f"| {ours / peers:.2f} |"
         )
 

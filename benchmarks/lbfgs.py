@@ -12,6 +12,7 @@ Small pictures are enough to distinguish designs; convergence.py runs the chosen
 import argparse
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ from convergence import make_pairs, read_pixels
 import jaxnst
 
 PAIRS = make_pairs()
-LENGTHS = {"first_step": 0.01, "max_step": 0.05}
-CHOSEN = LENGTHS | {
+LENGTHS: dict[str, Any] = {"first_step": 0.01, "max_step": 0.05}
+CHOSEN: dict[str, Any] = LENGTHS | {
     "initial_scaling": 2.0,
     "preconditioner": jaxnst.spectral_preconditioner,
 }

@@ -21,7 +21,7 @@ DEMO = Path(jaxnst.__file__).parent / "demo"
 COMPILED: list[str] = []
 
 
-def listen(event: str, duration: float, **details: object) -> None:
+def listen(event: str, duration_secs: float, **details: str | int) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         COMPILED.append(str(details.get("fun_name")))
 
@@ -45,8 +45,8 @@ def steps_per_second(size: int, steps: int) -> float:
 def seconds_to_first_step(size: int = 256) -> float:
     """Time `jaxnst transfer` on its second run, when its programs are in the cache."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "jaxnst", "transfer", DEMO / "content.jpg"]
-        command += [DEMO / "style.jpg", "-o", f"{folder}/out.png", "--size", str(size)]
+        command = [sys.executable, "-m", "jaxnst", "transfer", f"{DEMO}/content.jpg"]
+        command += [f"{DEMO}/style.jpg", "-o", f"{folder}/out.png", "--size", str(size)]
         command += ["--preset", "pastiche", "--num-steps", "1", "--quiet"]
         environment = os.environ | {"JAXNST_CACHE": f"{folder}/cache"}
         for _ in range(2):

@@ -14,6 +14,7 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ def run_loop(content: Path, style: Path, steps: int, lanes: int) -> Trace:
     config, weights = jaxnst.preset("pastiche")
     config = dataclasses.replace(config, num_steps=steps)
     params = jaxnst.load_params()
-    losses = []
+    losses: list[Any] = []
     for weight in style_weights(lanes):
         result = jaxnst.style_transfer(
             read_pixels(content) / np.float32(255),

@@ -15,7 +15,7 @@ _FOR_LITTLE_MEMORY: tuple[dict[str, str | bool], ...] = (
 )
 
 
-def compiled(function: Callable[..., Any], *, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *, donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
     """Return `function` under `jax.jit`, on a CPU for less memory.
 
     Each operation of the network uses all cores, so nothing is gained by several at once, and each
