@@ -19,7 +19,7 @@ def compiled(function: Callable[..., Any], *, donate: tuple[int, ...] = ()) -> j
     """Return `function` under `jax.jit`, on a CPU for less memory.
 
     Each operation of the network uses all cores, so nothing is gained by several at once, and each
-    holds memory: a third more for the default recipe.
+    holds memory: twice as much in all.
 
     Args:
         function: a pure function of arrays.
