@@ -86,7 +86,7 @@ def conv3x3(
 
 def _fastest_on_cpu(height: int, width: int, channels: int, filters: int) -> Algorithm:
     positions = height * width
-    if 3 in (channels, filters):  # conv1_1: XLA's own takes three times as long
+    if 3 in (channels, filters):  # conv1_1: XLA's own is slow
         return patches_conv3x3
     # With few positions, transforming the kernel costs more than it saves; with few channels,
     # transforming x does; and a small convolution does not repay the longer compilation.
@@ -255,7 +255,7 @@ def winograd_conv3x3(x: jax.Array, kernel: jax.Array, mode: str = "constant") ->
 
 
 def _turned_winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # What turns the kernel is here in two constants, since a copy of it takes as long as x.
+    # Two constants turn the kernel, which saves a copy of it: a large kernel is larger than x.
     return _winograd(x, kernel, _G[:, ::-1], "abhwf,abcf->abhwc", "constant")
 
 

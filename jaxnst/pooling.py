@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 def _corners(x: jax.Array) -> list[jax.Array]:
     """Return the upper left, upper right, lower left and lower right pixel of each block."""
-    height, width = (side // 2 for side in x.shape[:2])
-    blocks = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1)
+    height, width, channels = x.shape[0] // 2, x.shape[1] // 2, x.shape[2]
+    blocks = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels)
     rows = jax.lax.split(blocks, (1, 1), axis=1)
     pixels = [pixel for row in rows for pixel in jax.lax.split(row, (1, 1), axis=3)]
-    return [pixel.reshape(height, width, -1) for pixel in pixels]
+    return [pixel.reshape(height, width, channels) for pixel in pixels]
 
 
 @jax.jit

@@ -60,7 +60,14 @@ def test_pools_keep_nan(pool):
 
 
 @pytest.mark.parametrize("name", POOLS)
+def test_a_side_of_one_leaves_nothing(name):
+    pooled, transpose = jax.vjp(POOLS[name], jnp.ones((1, 6, 4)))
+    assert pooled.shape == (0, 3, 4)
+    np.testing.assert_array_equal(transpose(pooled)[0], np.zeros((1, 6, 4)))
+
+
+@pytest.mark.parametrize("name", POOLS)
 def test_a_gradient_places_the_pixels_of_a_block_at_once(name):
     x, y = normal(8, 6, 4), normal(4, 3, 4)
     text = compiled_text(lambda x, y: jax.vjp(POOLS[name], x)[1](y), x, y)
-    assert " pad(" not in text  # one for each pixel, added up, takes several times as long
+    assert " pad(" not in text  # one for each pixel, added up, is slow
