@@ -191,15 +191,15 @@ def run_scales(
     """
     scales = schedule(problem.content.image.shape, config)
     config = config.of_programs
-    at = TransferState(0, np.int32(0), [], {}) if resume is None else resume
-    history, before, state = at.history, np.asarray(at.evaluations_before), None
+    start, before, leaves, history = resume or TransferState(0, np.int32(0), [], {})
+    resume, before, state = None, np.asarray(before), None
     clock = time.perf_counter() - (history["seconds"].max(initial=0.0) if history else 0.0)
-    for index in range(int(at.scale), len(scales)):
+    for index in range(int(start), len(scales)):
         shape, num_steps = scales[index]
         first = lift(begin, (axes, None if state is None else 0), config=config, shape=shape)
         targets, state = first(problem, state)
-        if resume is not None:
-            state, resume = _restored(resume.leaves, state), None
+        if leaves:
+            state, leaves = _restored(leaves, state), []  # the leaves may be as large as the rest
         # `advance` donates the state's buffers, so none may be the caller's or be used twice. The
         # copy has the same name, or two states would be in memory.
         state = jax.tree.map(partial(jnp.array, copy=True), state)

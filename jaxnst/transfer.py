@@ -120,9 +120,10 @@ def style_transfer(
         rows = rows_over(devices, config, shape[0])
         problem, lift = put_rows(problem, rows), rows_on(rows)
         if resume is not None:
-            leaves = jax.device_put(resume.leaves, placements(resume.leaves, rows))
-            resume = resume._replace(leaves=leaves)
+            shards = placements(resume.leaves, rows)
+            resume = resume._replace(leaves=jax.device_put(resume.leaves, shards))
     scales = run_scales(problem, config, lift=lift, resume=resume, every=every)
+    del resume  # may be as large as all that the run needs
     last, interrupted = consume(scales, callback)
     wrap = config.objective.circular
     image, status, history = finish(last, shape, lift=lift, interrupted=interrupted, wrap=wrap)

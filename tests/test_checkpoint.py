@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import jaxnst
 from jaxnst.app.checkpoint import digest, has_checkpoint, remove, restore, save
@@ -67,6 +69,17 @@ def test_all_types_and_ranks(tmp_path, dtype):
     expected = {"two": values, "none": values[0, 0], "empty": values[:0]}
     save(tmp_path, 1, expected, MARK)
     check_same(restore(tmp_path, MARK), expected)
+
+
+def test_no_array_is_copied(tmp_path):
+    arrays = {"a": jnp.ones((400, 500, 3)), "b": np.ones((600, 500), np.float32)}
+    save(tmp_path, 1, arrays, MARK)  # which imports what it needs
+    tracemalloc.start()
+    save(tmp_path, 2, arrays, MARK)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.1 * sum(array.nbytes for array in arrays.values())
+    load_file(tmp_path / "state-2.safetensors")  # the library can read what it did not write
 
 
 def test_the_newest_comes_back_and_two_are_kept(tmp_path):

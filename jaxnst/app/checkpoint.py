@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as serialize
 
 Fingerprint = dict[str, str]
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -72,13 +71,11 @@ def save(folder: Path, step: int, arrays: Mapping[str, Any], fingerprint: Finger
         for later, path in _states(folder).items():
             if later >= step:  # damaged, since the run continued from an earlier one
                 path.unlink()
-        # `save_file` would leave a file with a random name behind if the process is killed.
-        tensors = {name: _bytes(array) for name, array in arrays.items()}
-        unfinished.write_bytes(serialize(tensors, metadata))
+        _write(unfinished, arrays, metadata)
         os.replace(unfinished, folder / f"state-{step}.safetensors")
         for _, path in sorted(_states(folder).items())[:-2]:
             path.unlink()
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise OSError(f"{str(folder)!r} cannot be written to: {_reason(error)}") from error
 
@@ -125,6 +122,26 @@ def _states(folder: Path) -> dict[int, Path]:
     """Return the files of complete states by their steps."""
     found = {path: _STATE.fullmatch(path.name) for path in folder.glob("state-*")}
     return {int(match[1]): path for path, match in found.items() if match}
+
+
+def _write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    The library's `save` makes two copies of all arrays, and a state may take half of the memory.
+    Its `save_file` would leave a file with a random name behind if the process is killed.
+    """
+    tensors = {name: _bytes(array) for name, array in arrays.items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.size
+        header[name] = {"dtype": "U8", "shape": [tensor.size], "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the arrays are aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(tensor.data)
 
 
 def _read(path: Path) -> tuple[Arrays, Fingerprint]:

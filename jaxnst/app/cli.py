@@ -88,7 +88,6 @@ def _transfer(options: argparse.Namespace) -> int:
                 f"{run_folder(options.output)} holds an unfinished run: add --resume to go on with "
                 "it, or --restart to throw it away"
             )
-        resume = recorder.resume() if options.resume else None
         fitting = naming_a_size_that_fits(
             scales, lambda: recorder.evaluations, choice.geometry.size
         )
@@ -96,7 +95,7 @@ def _transfer(options: argparse.Namespace) -> int:
             for progress in run_scales(
                 jax.device_put(problem),
                 fit_tile(problem, config),
-                resume=resume,
+                resume=recorder.resume() if options.resume else None,
                 every=math.gcd(*every) if every else None,
             ):
                 recorder(progress)

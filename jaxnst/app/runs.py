@@ -33,10 +33,11 @@ _UNFINISHED = "unfinished-"
 
 
 def settings_of(choice: Choice) -> dict[str, str]:
-    """Return all settings of a recipe as texts, by the names of their options."""
+    """Return all settings of a recipe that a picture depends on, by the names of their options."""
     config, weights, geometry, color, rescale = choice
     settings = _fields(config) | _fields(config.objective) | _fields(geometry)
-    for name in ("objective", "terms"):
+    # A run that lacked memory may go on in smaller tiles, which change only the last bits.
+    for name in ("objective", "terms", "tile"):
         del settings[name]
     for name, term in config.objective.terms.items():
         # The name of a term alone may also be that of a picture.
