@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnst.compilation import compiled
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Lift, Problem, advance, begin, once
+from jaxnst.scales import Lift, Problem, advance, once, shapes_of_scale
 from jaxnst.schedule import schedule
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ def fit_tile(
         if tile is not None and tile >= max(shape):
             continue
         static = config.of_programs
-        first = jax.eval_shape(partial(begin, config=static, shape=shape), problem, None)
+        first = shapes_of_scale(problem, static, shape)
         program = once(advance, (None, 0, 0, 0), donate=(2,), config=static)
         if memory_of(program, problem, *first, np.int32(0)) <= free:
             break

@@ -29,7 +29,7 @@ from jaxnst.optimize import Status
 from jaxnst.pyramid import resize
 from jaxnst.recipes import TransferConfig
 from jaxnst.rows import lanes_and_rows_on, put_rows, rows_over
-from jaxnst.scales import Lift, Problem, advance, begin, finish, once, run_scales
+from jaxnst.scales import Lift, Problem, advance, aim, begin, finish, once, run_scales
 from jaxnst.schedule import schedule
 from jaxnst.transfer import TransferResult
 
@@ -217,8 +217,10 @@ def _lanes_that_fit(
     )
     finest = schedule(problem.content.image.shape, config)[-1].shape
     config = config.of_programs
-    first = lift(begin, (axes, None), config=config, shape=finest)
-    targets, state = described(0, jax.eval_shape(first, shapes, None))
+    target = lift(aim, (axes,), config=config, shape=finest)
+    targets = described(0, jax.eval_shape(target, shapes))
+    first = lift(begin, (axes, 0, None), config=config, shape=finest)
+    state = described(0, jax.eval_shape(first, shapes, targets, None))
     limit = described(0, np.zeros(size, np.int32))
     program = lift(advance, (axes, 0, 0, 0), donate=(2,), config=config)
     needs, has = memory_of(program, shapes, targets, state, limit), free_memory(devices)

@@ -1,7 +1,8 @@
 """The scales of a transfer from coarse to fine, as pure functions and the host's loop over them.
 
-A scale is two pure functions of one `Problem`: `begin` returns its targets and first state, and
-`advance` makes one evaluation. The host's loop, `run_scales`, is a generator, so its consumer
+A scale is three pure functions of one `Problem`: `aim` returns its targets, `begin` its first
+state, and `advance` makes one evaluation. A run that goes on needs the first and the last. The
+host's loop, `run_scales`, is a generator, so its consumer
 decides what to show or save and when to stop.
 """
 
@@ -57,38 +58,46 @@ class TransferState(NamedTuple):
 # --- A scale as pure functions --------------------------------------------------------------------
 
 
-def begin(
-    problem: Problem, previous: State | None, *, config: TransferConfig, shape: Shape
-) -> tuple[Targets, State]:
-    """Return the targets and the first state of a scale. Pure.
+def aim(problem: Problem, *, config: TransferConfig, shape: Shape) -> Targets:
+    """Return the targets of a scale. Pure.
 
     Args:
         problem: the transfer.
+        config: of the transfer, without its optimiser.
+        shape: height and width of the scale.
+    """
+    content = problem.content._replace(
+        image=resize_unless(problem.content.image, shape, wrap=config.objective.circular),
+        regions=resize_regions(problem.content.regions, shape),
+    )
+    here = problem._replace(content=content, style=_styles_at(problem, config, shape))
+    sources = {name: getattr(here, name) for name in config.objective.sources}
+    return compute_targets(sources, problem.params, **_options(config))
+
+
+def begin(
+    problem: Problem,
+    targets: Targets,
+    previous: State | None,
+    *,
+    config: TransferConfig,
+    shape: Shape,
+) -> State:
+    """Return the first state of a scale, after one evaluation. Pure.
+
+    Args:
+        problem: the transfer.
+        targets: from `aim`.
         previous: the last state of the scale before; None at the first scale.
         config: of the transfer, without its optimiser.
         shape: height and width of the scale.
     """
-    long, whole = max(shape), max(problem.content.image.shape[:2])
-    # Styles shrink with the content and are never enlarged.
-    styles = tuple(
-        shrink_picture(style, long / whole if s is None else s * long / max(style.image.shape[:2]))
-        for style, s in zip(problem.style, config.style_scales(len(problem.style)), strict=True)
-    )
-    wrap = config.objective.circular
-    content = problem.content._replace(
-        image=resize_unless(problem.content.image, shape, wrap=wrap),
-        regions=resize_regions(problem.content.regions, shape),
-    )
-    here = problem._replace(content=content, style=styles)
-    sources = {name: getattr(here, name) for name in config.objective.sources}
-    targets = compute_targets(sources, problem.params, **_options(config))
-    regions = resize_regions(problem.regions, shape)
+    wrap, regions = config.objective.circular, resize_regions(problem.regions, shape)
     if previous is None:
         x = resize_unless(problem.start, shape, wrap=wrap)
     else:
-        x = refine(
-            outcome(previous), styles, shape, details=config.details, regions=regions, wrap=wrap
-        )
+        options = {"details": config.details, "regions": regions, "wrap": wrap}
+        x = refine(outcome(previous), _styles_at(problem, config, shape), shape, **options)
     state = init(
         _value_and_grad(config),
         x,
@@ -98,7 +107,7 @@ def begin(
         optimizer=problem.optimizer,
         evaluation=0 if previous is None else previous.evaluation,
     )
-    return targets, state if previous is None else _carry_over(previous, state, shape, wrap)
+    return state if previous is None else _carry_over(previous, state, shape, wrap)
 
 
 def advance(
@@ -114,7 +123,16 @@ def check_problem(problem: Problem, config: TransferConfig) -> None:
     shape = schedule(problem.content.image.shape, config)[0].shape
     if config.tile == "auto":
         config = replace(config, tile=None)
-    jax.eval_shape(partial(begin, config=config, shape=shape), problem, None)
+    shapes_of_scale(problem, config, shape)
+
+
+def shapes_of_scale(
+    problem: Problem, config: TransferConfig, shape: Shape
+) -> tuple[Targets, State]:
+    """Return the shapes of the targets and of the first state of a scale. Nothing is computed."""
+    targets = jax.eval_shape(partial(aim, config=config, shape=shape), problem)
+    first = partial(begin, config=config, shape=shape)
+    return targets, jax.eval_shape(first, problem, targets, None)
 
 
 def recover(problem: Problem, state: State) -> State:
@@ -128,6 +146,15 @@ def _value_and_grad(config: TransferConfig) -> Callable[..., Any]:
         return loss_and_grad(*inputs, regions=regions, **_options(config))
 
     return value_and_grad
+
+
+def _styles_at(problem: Problem, config: TransferConfig, shape: Shape) -> tuple[Picture, ...]:
+    """Return the styles as large as a scale wants them: they shrink with it, but never grow."""
+    long, whole = max(shape), max(problem.content.image.shape[:2])
+    return tuple(
+        shrink_picture(style, long / whole if s is None else s * long / max(style.image.shape[:2]))
+        for style, s in zip(problem.style, config.style_scales(len(problem.style)), strict=True)
+    )
 
 
 def _options(config: TransferConfig) -> dict[str, Any]:
@@ -196,10 +223,12 @@ def run_scales(
     clock = time.perf_counter() - (history["seconds"].max(initial=0.0) if history else 0.0)
     for index in range(int(start), len(scales)):
         shape, num_steps = scales[index]
-        first = lift(begin, (axes, None if state is None else 0), config=config, shape=shape)
-        targets, state = first(problem, state)
-        if leaves:
-            state, leaves = _restored(leaves, state), []  # the leaves may be as large as the rest
+        targets = lift(aim, (axes,), config=config, shape=shape)(problem)
+        first = lift(begin, (axes, 0, None if state is None else 0), config=config, shape=shape)
+        if leaves:  # which may take as much memory as all else
+            state, leaves = _restored(leaves, jax.eval_shape(first, problem, targets, None)), []
+        else:
+            state = first(problem, targets, state)
         # `advance` donates the state's buffers, so none may be the caller's or be used twice. The
         # copy has the same name, or two states would be in memory.
         state = jax.tree.map(partial(jnp.array, copy=True), state)

@@ -194,7 +194,7 @@ import sys
 sys.path.insert(0, TESTS)
 import jaxnst
 from jaxnst.rows import lanes_and_rows_on, put_rows, rows_over
-from jaxnst.scales import advance, begin
+from jaxnst.scales import advance, aim, begin
 from jaxnst.sweep import split_lanes
 from shallow import PYRAMID, WEIGHTS
 
@@ -230,7 +230,9 @@ stacked = jaxnst.lanes._stacked([pick(0), pick(1)], axes)
 problem = put_rows(stacked, rows, axes)
 lift = lanes_and_rows_on(rows)
 settings = PYRAMID.of_programs
-targets, state = lift(begin, (axes, None), config=settings, shape=(40, 60))(problem, None)
+static = {"config": settings, "shape": (40, 60)}
+targets = lift(aim, (axes,), **static)(problem)
+state = lift(begin, (axes, 0, None), **static)(problem, targets, None)
 program = lift(advance, (axes, 0, 0, 0), config=settings)
 limit = np.full(2, 9, np.int32)
 text = program.lower(problem, targets, state, limit).compile().as_text()

@@ -13,7 +13,7 @@ from shallow import WEIGHTS
 
 from jaxnst import Adam, Lbfgs, Status, outcome, preset, style_transfer
 from jaxnst.details import refine
-from jaxnst.scales import advance, begin, run_scales
+from jaxnst.scales import advance, aim, begin, once, run_scales
 from jaxnst.schedule import schedule
 from jaxnst.sources import shrink_picture
 from jaxnst.transfer import make_problem
@@ -65,10 +65,14 @@ def test_the_schedule(shape, config, expected):
 
 def programs(config):
     config = replace(config, optimizer=Lbfgs())  # that of the problem counts
-    return (
-        jax.jit(partial(begin, config=config), static_argnames="shape"),
-        jax.jit(partial(advance, config=config)),
-    )
+    aimed = jax.jit(partial(aim, config=config), static_argnames="shape")
+    begun = jax.jit(partial(begin, config=config), static_argnames="shape")
+
+    def start(problem, previous, *, shape):
+        targets = aimed(problem, shape=shape)
+        return targets, begun(problem, targets, previous, shape=shape)
+
+    return start, jax.jit(partial(advance, config=config))
 
 
 @pytest.mark.parametrize("config", [PYRAMID, ADAM], ids=["lbfgs", "adam"])
@@ -107,7 +111,8 @@ def test_a_transfer_can_be_differentiated_by_its_weights(problem):
 
     def last_loss(scale):
         here = given._replace(weights=given.weights.replace(tv=scale))
-        targets, state = begin(here, None, config=config, shape=COARSE)
+        targets = aim(here, config=config, shape=COARSE)
+        state = begin(here, targets, None, config=config, shape=COARSE)
 
         def body(state, _):
             return advance(here, targets, state, 3, config=config)
@@ -181,6 +186,25 @@ def test_the_consumer_may_stop_at_any_time(problem):
     chunks.close()
     again = next(run_scales(problem(), PYRAMID, resume=progress.state, every=1))
     assert (progress.evaluation, again.evaluation) == (1, 2)
+
+
+def test_a_run_that_goes_on_evaluates_only_what_is_left(problem):
+    ran = []
+
+    def lift(function, axes, *, donate=(), **static):
+        def program(*args):
+            if isinstance(jax.tree.leaves(args)[0], jax.core.Tracer):  # only shapes are asked for
+                return function(*args, **static)
+            ran.append(function)
+            return once(function, axes, donate=donate, **static)(*args)
+
+        return program
+
+    chunks = run_scales(problem(), PYRAMID, every=1)
+    *_, last, _ = (jax.device_get(progress.state) for progress in chunks)
+    assert last.scale == 1
+    *_, end = run_scales(problem(), PYRAMID, lift=lift, resume=last)
+    assert end.done and begin not in ran and ran.count(advance) == 1
 
 
 def test_a_lost_run_ends_at_its_scale(problem):
