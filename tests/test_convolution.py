@@ -15,13 +15,8 @@ from naive_vgg19 import conv3x3 as naive
 from naive_vgg19 import conv3x3_by_kernel, conv3x3_by_x
 
 from jaxnst.compilation import compiled
-from jaxnst.convolution import (
-    PADDINGS,
-    conv3x3,
-    direct_conv3x3,
-    patches_conv3x3,
-    winograd_conv3x3,
-)
+from jaxnst.convolution import PADDINGS, conv3x3, direct_conv3x3, patches_conv3x3
+from jaxnst.winograd import winograd_conv3x3
 
 LARGE, SMALL = (41, 40, 256), (31, 33, 256)  # by Winograd's filtering and by patches, on a CPU
 
