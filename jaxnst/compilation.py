@@ -1,8 +1,10 @@
-"""The options by which XLA compiles the programs of a transfer."""
+"""How XLA compiles the programs of a transfer, and how many of them are kept."""
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,9 @@ _FOR_LITTLE_MEMORY: tuple[dict[str, str | bool], ...] = (
     {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
     {"xla_cpu_enable_concurrency_optimized_scheduler": False},
 )
+
+
+_programs: WeakSet[Any] = WeakSet()
 
 
 def compiled(function: Callable[..., Any], *, donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
@@ -29,7 +34,29 @@ def compiled(function: Callable[..., Any], *, donate: tuple[int, ...] = ()) -> j
     2.0
     """
     options = _options() if jax.default_backend() == "cpu" else None
-    return jax.jit(function, donate_argnums=donate, compiler_options=options)
+    program = jax.jit(function, donate_argnums=donate, compiler_options=options)
+    _programs.add(program)
+    return program
+
+
+def make_room() -> None:
+    """Forget what `compiled` has compiled, if too many programs are in memory.
+
+    On a CPU a program takes a few hundred mappings of memory, of which Linux gives a process some
+    65,000. XLA crashes where there are no more, as after a few dozen sizes of pictures.
+    """
+    if share_of_mappings() > 0.5:
+        for program in list(_programs):
+            program.clear_cache()
+
+
+def share_of_mappings() -> float:
+    """Return how many of its mappings of memory the process has, from 0 to 1."""
+    try:
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        return Path("/proc/self/maps").read_bytes().count(b"\n") / most
+    except OSError:  # other systems have no such limit
+        return 0.0
 
 
 @lru_cache(maxsize=1)

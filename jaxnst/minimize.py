@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnst.compilation import compiled
+from jaxnst.compilation import compiled, make_room
 from jaxnst.history import Array, History, history_of, join, last_of
 from jaxnst.optimize import (
     Info,
@@ -196,6 +196,7 @@ def minimize(
         )
     optimizer = as_argument(optimizer)
     check_not_traced("minimize", (x0, args, optimizer))
+    make_room()
     begin, advance, recover = _programs(value_and_grad)
     state = begin(x0, optimizer, args)
     # `advance` donates the state's buffers, some of which may be the caller's own. And its results

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnst.compilation import compiled
+from jaxnst.compilation import compiled, make_room
 from jaxnst.details import refine
 from jaxnst.history import History, history_of, join, last_of
 from jaxnst.loss_weights import LossWeights
@@ -223,6 +223,7 @@ def run_scales(
     clock = time.perf_counter() - (history["seconds"].max(initial=0.0) if history else 0.0)
     for index in range(int(start), len(scales)):
         shape, num_steps = scales[index]
+        make_room()
         targets = lift(aim, (axes,), config=config, shape=shape)(problem)
         first = lift(begin, (axes, 0, None if state is None else 0), config=config, shape=shape)
         if leaves:  # which may take as much memory as all else

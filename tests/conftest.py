@@ -12,6 +12,7 @@ from helpers import normal
 from shallow import OBJECTIVE, SHORT, WEIGHTS
 
 import jaxnst
+from jaxnst.compilation import share_of_mappings
 from jaxnst.pyramid import resize
 
 DEMO = Path(jaxnst.__file__).parent / "demo"
@@ -26,6 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if "not slow" in config.option.markexpr:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room() -> None:
+    """Begin each file with room for its programs, so that none of ours is forgotten within it."""
+    if share_of_mappings() > 0.25:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,17 @@
 """Programs for a CPU are compiled for less memory, with the same results."""
 
+import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
+import pytest
+from shallow import COMPILED, SHORT, WEIGHTS
 
-from jaxnst import compute_targets, loss_and_grad, preset
-from jaxnst.compilation import compiled
+from jaxnst import compilation, compute_targets, loss_and_grad, preset, style_transfer
+from jaxnst.compilation import compiled, make_room, share_of_mappings
+from jaxnst.pyramid import resize
 
 
 def test_a_compiled_loss_and_gradient_need_less_memory(content, style, params):
@@ -27,3 +32,28 @@ def test_a_compiled_loss_and_gradient_need_less_memory(content, style, params):
 def test_buffers_can_be_donated():
     x = jax.numpy.ones(4)
     assert float(compiled(lambda x: x + 1, donate=(0,))(x).sum()) == 8 and x.is_deleted()
+
+
+@pytest.mark.parametrize(("share", "again"), [(0.4, 0), (0.6, 1)])
+def test_programs_are_compiled_again_where_there_was_no_room(monkeypatch, share, again):
+    program = compiled(lambda x: x * 3)
+    x = jax.numpy.ones(4)
+    program(x)
+    monkeypatch.setattr(compilation, "share_of_mappings", lambda: share)
+    make_room()
+    before = len(COMPILED)
+    assert float(program(x).sum()) == 12 and len(COMPILED) == before + again
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count mappings")
+def test_transfers_of_many_sizes_leave_room(monkeypatch, small, params):
+    def taken(height):
+        image = resize(small, height, 48)
+        style_transfer(image, image, params=params, weights=WEIGHTS, config=config)
+        return share_of_mappings()
+
+    config = replace(SHORT, num_steps=1)
+    first, second = taken(16), taken(17)
+    most = second + 1.5 * (second - first)
+    monkeypatch.setattr(compilation, "share_of_mappings", lambda: 0.5 * share_of_mappings() / most)
+    assert max(map(taken, range(18, 24))) < most + 1.5 * (second - first)
