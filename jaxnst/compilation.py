@@ -55,7 +55,7 @@ def share_of_mappings() -> float:
     try:
         most = int(Path("/proc/sys/vm/max_map_count").read_text())
         return Path("/proc/self/maps").read_bytes().count(b"\n") / most
-    except OSError:  # other systems have no such limit
+    except OSError:  # only Linux counts them
         return 0.0
 
 
