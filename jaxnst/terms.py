@@ -195,11 +195,12 @@ class Style:
         """Return the statistic of each region at each layer."""
         described = {}
         for layer in self.layers:
-            here, where = features[layer], regions[layer]
-            if where is None:
-                described[layer] = jax.tree.map(lambda x: x[None], self.statistic(here, None))
-            else:
-                described[layer] = jax.vmap(self.statistic, (None, 0))(here, where)
+            where = regions[layer]
+            # Under `vmap`, XLA would copy the features once for each region, to transpose them.
+            each = [
+                self.statistic(features[layer], w) for w in ([None] if where is None else where)
+            ]
+            described[layer] = jax.tree.map(lambda *xs: jnp.stack(xs), *each)
         return described
 
     def measure(self, features: Features, regions: Regions, target: Any) -> Any:
