@@ -1,5 +1,6 @@
 """What holds for every term and every statistic, a user's own too, and what users can build."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import double_precision, normal, uniform
+from helpers import compiled_text, double_precision, normal, uniform
 
 from jaxnst import (
     Content,
@@ -243,3 +244,16 @@ def test_a_term_that_lacks_a_method_is_refused_by_name():
     with pytest.raises(TypeError, match="'odd' must have the methods .* Odd has no score"):
         odd = type("Odd", (), {"describe": None, "measure": None, "layers": ("image",)})
         replace(Objective({"tv": Penalty()}), terms={"odd": odd()})
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_statistics_of_regions_do_not_transpose_the_features(count):
+    style = Style(layers=("relu1_1",))
+    regions = {"relu1_1": uniform(count, 64, 32)}
+
+    def loss(features):
+        found = style.describe({"relu1_1": jax.nn.relu(features)}, regions)
+        return jnp.sum(found["relu1_1"] ** 2)
+
+    text = compiled_text(jax.grad(loss), normal(64, 32, 16))
+    assert not re.search(rf"f32\[({count},)?16,2048\]|f32\[{16 * count},2048\]", text)
