@@ -196,10 +196,9 @@ class Style:
         described = {}
         for layer in self.layers:
             where = regions[layer]
+            parts = [None] if where is None else where
             # Under `vmap`, XLA would copy the features once for each region, to transpose them.
-            each = [
-                self.statistic(features[layer], w) for w in ([None] if where is None else where)
-            ]
+            each = [self.statistic(features[layer], part) for part in parts]
             described[layer] = jax.tree.map(lambda *xs: jnp.stack(xs), *each)
         return described
 

@@ -133,7 +133,7 @@ def state_of(folder: Path) -> dict[Path, Any]:
 
 
 def peak_memory() -> int:
-    """Return the most bytes that the process has had in memory; Linux alone tells them so."""
+    """Return the most bytes that the process has had in memory, on Linux."""
     (line,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return int(line) * 1024
 
