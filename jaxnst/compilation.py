@@ -1,7 +1,7 @@
 """How XLA compiles the programs of a transfer, and how many of them are kept."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -37,6 +37,24 @@ def compiled(function: Callable[..., Any], *, donate: tuple[int, ...] = ()) -> j
     program = jax.jit(function, donate_argnums=donate, compiler_options=options)
     _programs.add(program)
     return program
+
+
+@lru_cache(maxsize=64)
+def once(
+    function: Callable[..., Any], axes: Any, *, donate: tuple[int, ...] = (), **static: Any
+) -> Callable[..., Any]:
+    """Compile a pure function for one transfer.
+
+    Args:
+        function: `begin`, `advance` or another.
+        axes: for each argument, which leaves have lanes: here none.
+        donate: arguments whose buffers may be reused.
+        **static: keyword arguments that determine the program.
+    """
+    return compiled(partial(function, **static), donate=donate)
+
+
+Lift = Callable[..., Callable[..., Any]]  #: `once`, or the same for lanes on a mesh
 
 
 def make_room() -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnst.compilation import compiled
+from jaxnst.compilation import Lift, compiled, once
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Lift, Problem, advance, once, shapes_of_scale
+from jaxnst.scale import Problem, advance, shapes_of_scale
 from jaxnst.schedule import schedule
 
 T = TypeVar("T")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from jaxnst.compilation import Lift, once
 from jaxnst.devices import (
     fit_tile,
     free_memory,
@@ -29,7 +30,8 @@ from jaxnst.optimize import Status
 from jaxnst.pyramid import resize
 from jaxnst.recipes import TransferConfig
 from jaxnst.rows import lanes_and_rows_on, put_rows, rows_over
-from jaxnst.scales import Lift, Problem, advance, aim, begin, finish, once, run_scales
+from jaxnst.scale import Problem, advance, aim, begin
+from jaxnst.scales import finish, run_scales
 from jaxnst.schedule import schedule
 from jaxnst.transfer import TransferResult
 

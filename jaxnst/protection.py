@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxnst.compilation import once
 from jaxnst.loss_weights import LossWeights
 from jaxnst.objective import perceptual_loss
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import once
 from jaxnst.sources import Picture, pictures_of, resize_regions, shrink_picture
 from jaxnst.targets import compute_targets
 from jaxnst.terms import Content

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnst.compilation import compiled
+from jaxnst.compilation import Lift, compiled
 from jaxnst.devices import LANES
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Lift, Problem
+from jaxnst.scale import Problem
 from jaxnst.terms import network_layers
 from jaxnst.vgg import min_size
 

@@ -1,46 +1,25 @@
-"""The scales of a transfer from coarse to fine, as pure functions and the host's loop over them.
+"""The host's loop over the scales of a transfer, from coarse to fine.
 
-A scale is three pure functions of one `Problem`: `aim` returns its targets, `begin` its first
-state, and `advance` makes one evaluation. A run that goes on needs the first and the last. The
-host's loop, `run_scales`, is a generator, so its consumer
-decides what to show or save and when to stop.
+`run_scales` is a generator, so its consumer decides what to show or save and when to stop.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnst.compilation import compiled, make_room
-from jaxnst.details import refine
+from jaxnst.compilation import Lift, make_room, once
 from jaxnst.history import History, history_of, join, last_of
-from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import Chunk, Progress, run
-from jaxnst.objective import Targets, loss_and_grad
-from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
-from jaxnst.pyramid import Shape, carry_moments, resize_unless
+from jaxnst.optimize import State, Status, outcome
+from jaxnst.pyramid import Shape, resize_unless
 from jaxnst.recipes import TransferConfig
+from jaxnst.scale import Problem, advance, aim, begin, recover
 from jaxnst.schedule import schedule
-from jaxnst.sources import Picture, resize_regions, shrink_picture
-from jaxnst.targets import compute_targets
-from jaxnst.vgg import Params
-
-
-class Problem(NamedTuple):
-    """The traced inputs of a transfer. A leading axis of any leaf makes lanes."""
-
-    content: Picture
-    style: tuple[Picture, ...]
-    regions: Any  #: (r, H, W) of the content, or None
-    start: Any  #: the image to start from
-    params: Params
-    weights: LossWeights
-    optimizer: Any  #: settings whose numbers are leaves, or a `Static` transformation
 
 
 class TransferState(NamedTuple):
@@ -53,145 +32,6 @@ class TransferState(NamedTuple):
     evaluations_before: Any  #: number of evaluations made at earlier scales
     leaves: list[Any]  #: of the `State` at the current scale
     history: History  #: of all evaluations so far
-
-
-# --- A scale as pure functions --------------------------------------------------------------------
-
-
-def aim(problem: Problem, *, config: TransferConfig, shape: Shape) -> Targets:
-    """Return the targets of a scale. Pure.
-
-    Args:
-        problem: the transfer.
-        config: of the transfer, without its optimiser.
-        shape: height and width of the scale.
-    """
-    content = problem.content._replace(
-        image=resize_unless(problem.content.image, shape, wrap=config.objective.circular),
-        regions=resize_regions(problem.content.regions, shape),
-    )
-    here = problem._replace(content=content, style=_styles_at(problem, config, shape))
-    sources = {name: getattr(here, name) for name in config.objective.sources}
-    return compute_targets(sources, problem.params, **_options(config))
-
-
-def begin(
-    problem: Problem,
-    targets: Targets,
-    previous: State | None,
-    *,
-    config: TransferConfig,
-    shape: Shape,
-) -> State:
-    """Return the first state of a scale, after one evaluation. Pure.
-
-    Args:
-        problem: the transfer.
-        targets: from `aim`.
-        previous: the last state of the scale before; None at the first scale.
-        config: of the transfer, without its optimiser.
-        shape: height and width of the scale.
-    """
-    wrap, regions = config.objective.circular, resize_regions(problem.regions, shape)
-    if previous is None:
-        x = resize_unless(problem.start, shape, wrap=wrap)
-    else:
-        options = {"details": config.details, "regions": regions, "wrap": wrap}
-        x = refine(outcome(previous), _styles_at(problem, config, shape), shape, **options)
-    state = init(
-        _value_and_grad(config),
-        x,
-        problem,
-        targets,
-        regions,
-        optimizer=problem.optimizer,
-        evaluation=0 if previous is None else previous.evaluation,
-    )
-    return state if previous is None else _carry_over(previous, state, shape, wrap)
-
-
-def advance(
-    problem: Problem, targets: Targets, state: State, limit: Any, *, config: TransferConfig
-) -> tuple[State, Info]:
-    """Make one evaluation at a scale, unless `limit` evaluations have been made. Pure."""
-    inputs = problem, targets, resize_regions(problem.regions, state.x.shape[:2])
-    return step(_value_and_grad(config), state, *inputs, optimizer=problem.optimizer, limit=limit)
-
-
-def check_problem(problem: Problem, config: TransferConfig) -> None:
-    """Raise TypeError or ValueError unless a transfer can begin. Nothing is computed."""
-    shape = schedule(problem.content.image.shape, config)[0].shape
-    if config.tile == "auto":
-        config = replace(config, tile=None)
-    shapes_of_scale(problem, config, shape)
-
-
-def shapes_of_scale(
-    problem: Problem, config: TransferConfig, shape: Shape
-) -> tuple[Targets, State]:
-    """Return the shapes of the targets and of the first state of a scale. Nothing is computed."""
-    targets = jax.eval_shape(partial(aim, config=config, shape=shape), problem)
-    first = partial(begin, config=config, shape=shape)
-    return targets, jax.eval_shape(first, problem, targets, None)
-
-
-def recover(problem: Problem, state: State) -> State:
-    """Return a run that is not finite to its best point. Pure."""
-    return restart(state, optimizer=problem.optimizer)
-
-
-def _value_and_grad(config: TransferConfig) -> Callable[..., Any]:
-    def value_and_grad(x: jax.Array, problem: Problem, targets: Targets, regions: Any) -> Any:
-        inputs = x, problem.params, targets, problem.weights
-        return loss_and_grad(*inputs, regions=regions, **_options(config))
-
-    return value_and_grad
-
-
-def _styles_at(problem: Problem, config: TransferConfig, shape: Shape) -> tuple[Picture, ...]:
-    """Return the styles as large as a scale wants them: they shrink with it, but never grow."""
-    long, whole = max(shape), max(problem.content.image.shape[:2])
-    return tuple(
-        shrink_picture(style, long / whole if s is None else s * long / max(style.image.shape[:2]))
-        for style, s in zip(problem.style, config.style_scales(len(problem.style)), strict=True)
-    )
-
-
-def _options(config: TransferConfig) -> dict[str, Any]:
-    return {"objective": config.objective, "tile": config.tile}
-
-
-def _carry_over(old: State, fresh: State, shape: Shape, wrap: bool) -> State:
-    """Return a scale's first state with what is kept from the last state of the scale before.
-
-    A run that is not finite stays so; other lanes continue.
-    """
-    lost = (old.status == Status.NON_FINITE) | ~(old.best_loss < jnp.finfo(old.best_loss.dtype).max)
-    return fresh._replace(
-        opt_state=carry_moments(old.opt_state, fresh.opt_state, shape, wrap=wrap),
-        status=jnp.where(lost, Status.NON_FINITE, fresh.status).astype(jnp.int32),
-    )
-
-
-# --- The host's loop ------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=64)
-def once(
-    function: Callable[..., Any], axes: Any, *, donate: tuple[int, ...] = (), **static: Any
-) -> Callable[..., Any]:
-    """Compile a pure function for one transfer.
-
-    Args:
-        function: `begin`, `advance` or another.
-        axes: for each argument, which leaves have lanes: here none.
-        donate: arguments whose buffers may be reused.
-        **static: keyword arguments that determine the program.
-    """
-    return compiled(partial(function, **static), donate=donate)
-
-
-Lift = Callable[..., Callable[..., Any]]  #: `once`, or the same for lanes on a mesh
 
 
 def run_scales(

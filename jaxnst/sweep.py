@@ -16,7 +16,7 @@ from jaxnst.loss_weights import LossWeights
 from jaxnst.minimize import check_not_traced
 from jaxnst.optimize import as_argument
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import Problem
+from jaxnst.scale import Problem
 from jaxnst.sources import Picture
 from jaxnst.transfer import make_problem, numbers
 from jaxnst.vgg import Params

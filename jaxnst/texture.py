@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxnst.compilation import once
 from jaxnst.loss_weights import LossWeights
 from jaxnst.losses import accumulate, relative_squared_error
 from jaxnst.minimize import Progress, check_num_steps
 from jaxnst.objective import Objective
 from jaxnst.pyramid import Shape
 from jaxnst.recipes import Recipe, TransferConfig
-from jaxnst.scales import TransferState, once
+from jaxnst.scales import TransferState
 from jaxnst.sources import pictures_of
 from jaxnst.terms import Style
 from jaxnst.transfer import TransferResult, style_transfer

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxnst.compilation import Lift, once
 from jaxnst.devices import fit_tile
 from jaxnst.first_image import first_image
 from jaxnst.history import History
@@ -16,7 +17,8 @@ from jaxnst.minimize import Progress, check_not_traced, check_num_steps, consume
 from jaxnst.optimize import Status, as_argument
 from jaxnst.recipes import TransferConfig
 from jaxnst.rows import placements, put_rows, rows_on, rows_over
-from jaxnst.scales import Lift, Problem, TransferState, finish, once, run_scales
+from jaxnst.scale import Problem
+from jaxnst.scales import TransferState, finish, run_scales
 from jaxnst.schedule import schedule
 from jaxnst.sources import Picture, checked_regions, pictures_of
 from jaxnst.vgg import Params

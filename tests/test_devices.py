@@ -45,7 +45,7 @@ import re
 import jaxnst
 from jaxnst import Content, Lbfgs, LossWeights, Objective, Penalty, Style, lanes
 from jaxnst.pyramid import resize
-from jaxnst.scales import advance
+from jaxnst.scale import advance
 
 assert len(jax.devices()) == 8
 demo = jaxnst.__path__[0] + "/demo/"

@@ -33,7 +33,7 @@ from jaxnst import (
 )
 from jaxnst.images import Geometry
 from jaxnst.presets import GEOMETRY
-from jaxnst.scales import schedule
+from jaxnst.schedule import schedule
 
 #: The pooling and padding of the network; max pooling and zeros if not here.
 NETWORKS = {

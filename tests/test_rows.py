@@ -25,7 +25,7 @@ from jaxnst import convolution
 from jaxnst.convolution import direct_conv3x3
 from jaxnst.pyramid import resize
 from jaxnst.rows import placements, rows_on, rows_over
-from jaxnst.scales import once
+from jaxnst.compilation import once
 
 # Rounding decides which of two nearly equal positions a pool takes, and so moves parts of the
 # gradient: the oracle has to use the same convolution, XLA's own.
@@ -78,7 +78,7 @@ AROUND = """
 import jaxnst
 from jaxnst import Penalty, nine_point_variation, squared_total_variation, total_variation
 from jaxnst.rows import placements, rows_on, rows_over
-from jaxnst.scales import once
+from jaxnst.compilation import once
 
 penalties = {f.__name__: Penalty(f) for f in (total_variation, squared_total_variation)}
 penalties["nine"] = Penalty(nine_point_variation)
@@ -194,7 +194,7 @@ import sys
 sys.path.insert(0, TESTS)
 import jaxnst
 from jaxnst.rows import lanes_and_rows_on, put_rows, rows_over
-from jaxnst.scales import advance, aim, begin
+from jaxnst.scale import advance, aim, begin
 from jaxnst.sweep import split_lanes
 from shallow import PYRAMID, WEIGHTS
 

@@ -12,8 +12,10 @@ from shallow import PYRAMID as SIX_AND_FOUR
 from shallow import WEIGHTS
 
 from jaxnst import Adam, Lbfgs, Status, outcome, preset, style_transfer
+from jaxnst.compilation import once
 from jaxnst.details import refine
-from jaxnst.scales import advance, aim, begin, once, run_scales
+from jaxnst.scale import advance, aim, begin
+from jaxnst.scales import run_scales
 from jaxnst.schedule import schedule
 from jaxnst.sources import shrink_picture
 from jaxnst.transfer import make_problem

@@ -29,7 +29,7 @@ from jaxnst.devices import make_mesh, put
 from jaxnst.images import read_picture
 from jaxnst.kinds import is_picture_name, unread_reason
 from jaxnst.optimize import Status
-from jaxnst.scales import check_problem
+from jaxnst.scale import check_problem
 from jaxnst.sources import Picture
 from jaxnst.sweep import sweep
 from jaxnst.transfer import TransferResult, make_problem

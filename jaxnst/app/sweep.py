@@ -23,7 +23,7 @@ from jaxnst.images import load_image, save_image
 from jaxnst.lanes import run_lanes
 from jaxnst.loss_weights import LossWeights
 from jaxnst.recipes import TransferConfig
-from jaxnst.scales import check_problem
+from jaxnst.scale import check_problem
 from jaxnst.sweep import split_lanes
 from jaxnst.vgg import Params
 
