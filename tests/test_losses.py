@@ -258,5 +258,6 @@ def test_out_of_range_is_the_mean_squared_distance_from_the_range():
     np.testing.assert_allclose(out_of_range(jnp.asarray(image), where), weighed, rtol=1e-5)
     grad = jax.grad(out_of_range)(jnp.array([[[0.0, 1.0, 0.5]]]))
     np.testing.assert_array_equal(grad, 0)
+    assert jnp.isnan(out_of_range(jnp.full((2, 2, 3), jnp.nan)))
     with pytest.raises(ValueError, match="image"):
         out_of_range(jnp.zeros((4, 4)))
