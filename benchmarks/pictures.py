@@ -142,18 +142,19 @@ def recipe(name: str) -> Recipe:
 
 def trial(
     *,
+    pooling: str = "max",
     padding: Any = None,
     details: float = 1.0,
     layers: dict[str, float] | None = None,
     content: dict[str, float] | None = None,
     **changes: float,
 ) -> Recipe:
-    """Return the default recipe with another padding, details, layers or weights of terms.
+    """Return the default recipe with other pooling, padding, details, layers or weights of terms.
 
     `layers` are weights of the style's layers, `content` all layers of the content.
     """
     config, weights = jaxnst.preset("default")
-    objective = config.objective
+    objective = dataclasses.replace(config.objective, pooling=pooling)
     if padding is not None:
         objective = dataclasses.replace(objective, padding=padding)
     if content is not None:
@@ -179,7 +180,10 @@ TRIALS: dict[str, Callable[[], Recipe]] = {
     "relu3_1-half": partial(trial, content={"relu3_1": 0.5, "relu4_2": 1.0}),
     "relu2_1": partial(trial, content={"relu2_1": 0.25, "relu3_1": 0.5, "relu4_2": 1.0}),
     "fine-2": partial(trial, layers={"relu1_1": 2.0, "relu2_1": 2.0}),
+    "average": partial(trial, pooling="average"),
+    "l2": partial(trial, pooling="l2"),
     "tv-0": partial(trial, tv=0.0),
+    "tv-half": partial(trial, tv=0.5),
     "tv-2": partial(trial, tv=2.0),
     "range-0": partial(trial, range=0.0),
     "zeros": partial(trial, padding="zero"),

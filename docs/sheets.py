@@ -54,11 +54,11 @@ COMMANDS = {
     ],
     "network": [
         "transfer coffee night",
-        "transfer coffee night --pooling max",
+        "transfer coffee night --pooling average",
         "transfer coffee night --padding zero",
     ],
     "variation": [
-        f"transfer coffee night --tv-weight {weight}" for weight in ("0", "0.5", "5", "50")
+        f"transfer coffee night --tv-weight {weight}" for weight in ("0", "1", "5", "50")
     ],
     "mixed": ["mix night cells", "mix cells night", "mix night bricks"],
 }

@@ -174,19 +174,20 @@ def _spst() -> Recipe:
 
 def _default(num_steps: tuple[int, ...] = (100, 85)) -> Recipe:
     # Every loss is divided by the size of its target, so that the weights mean the same for dim and
-    # vivid pictures. Pools by averages, as Gatys et al. 2016 do: max pooling ignores three pixels
-    # in four, which leaves a pattern of single pixels. From coarse to fine, because large strokes
-    # are cheap at coarse scales and finer ones only sharpen them. At coarse scales a position of
-    # relu5_1 sees the whole picture, and with more weight it paints the things in the style
-    # picture. Departs in a second layer for the content, which keeps faces; relu4_2 alone lets the
-    # style paint over a mouth. With zeros around the picture it would get a frame, as in most
-    # systems. How the numbers were found: benchmarks/README.md.
+    # vivid pictures. From coarse to fine, because large strokes are cheap at coarse scales and
+    # finer ones only sharpen them. At coarse scales a position of relu5_1 sees the whole picture,
+    # and with more weight it paints the things in the style picture. Departs in a second layer for
+    # the content, which keeps faces; relu4_2 alone lets the style paint over a mouth. Max pooling,
+    # by which the network was trained, draws faces better than the averages of Gatys et al. 2016;
+    # it ignores three pixels in four, and the variation smooths the pattern that these would keep.
+    # With zeros around the picture it would get a frame, as in most systems. How the numbers were
+    # found: benchmarks/README.md.
     style = Style(distance=relative_squared_error)
     content = RelativeContent(("relu3_1", "relu4_2"))
     terms = _terms(style, content, squared_total_variation) | {"range": Penalty(out_of_range)}
-    objective = Objective(terms, pooling="average", padding="replicate")
+    objective = Objective(terms, padding="replicate")
     config = TransferConfig(objective, num_steps=num_steps, min_size=128)
-    config, weights = _recipe(config, 1.0, 4.0, {"relu5_1": 0.03}, tv=0.5, range=3e3)
+    config, weights = _recipe(config, 1.0, 4.0, {"relu5_1": 0.03}, tv=1.0, range=3e3)
     return Recipe(config, weights.replace_layers(content={"relu3_1": 0.2}))
 
 

@@ -37,7 +37,7 @@ from jaxnst.schedule import schedule
 
 #: The pooling and padding of the network; max pooling and zeros if not here.
 NETWORKS = {
-    "default": ("average", "replicate"),
+    "default": ("max", "replicate"),
     "gatys2016": ("average", "zero"),
     "crowsonkb": ("max", ("replicate", "zero")),
 }
