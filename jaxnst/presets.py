@@ -187,7 +187,7 @@ def _default(num_steps: tuple[int, ...] = (100, 85)) -> Recipe:
     terms = _terms(style, content, squared_total_variation) | {"range": Penalty(out_of_range)}
     objective = Objective(terms, padding="replicate")
     config = TransferConfig(objective, num_steps=num_steps, min_size=128)
-    config, weights = _recipe(config, 1.0, 4.0, {"relu5_1": 0.03}, tv=1.0, range=3e3)
+    config, weights = _recipe(config, 1.0, 5.0, {"relu5_1": 0.03}, tv=1.0, range=3e3)
     return Recipe(config, weights.replace_layers(content={"relu3_1": 0.2}))
 
 

@@ -83,7 +83,7 @@ def default(image, content, style):
             share * relative(image[layer], content[layer])
             for layer, share in (("relu3_1", 0.2), ("relu4_2", 1))
         ),
-        "style": 4 * np.dot((1, 1, 1, 1, 0.03), errors),
+        "style": 5 * np.dot((1, 1, 1, 1, 0.03), errors),
         "tv": np.mean((x[1:] - x[:-1]) ** 2) + np.mean((x[:, 1:] - x[:, :-1]) ** 2),
         "range": 3e3 * mse(x, np.clip(x, 0, 1)),
     }
