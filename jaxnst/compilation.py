@@ -46,7 +46,7 @@ def once(
     """Compile a pure function for one transfer.
 
     Args:
-        function: `begin`, `advance` or another.
+        function: a pure function of arrays.
         axes: for each argument, which leaves have lanes: here none.
         donate: arguments whose buffers may be reused.
         **static: keyword arguments that determine the program.

@@ -199,7 +199,7 @@ def step(
     if limit is not None:
         running &= state.evaluation < limit
     better = running & (loss < state.best_loss)  # false for NaN
-    lost = ~_all(jnp.isfinite, x) | (~_had_finite_loss(state) & ~jnp.isfinite(loss))
+    lost = ~_all(jnp.isfinite, x) | (~had_finite_loss(state) & ~jnp.isfinite(loss))
     unmoved = jnp.where(_all(jnp.equal, x, state.x), state.unmoved + 1, 0)
     # A schedule may begin with a step of 0, so one proposal that does not move is not the end. An
     # optimiser that does not move because the gradient is not finite has not converged, nor has one
@@ -226,7 +226,8 @@ def step(
     return new, Info(jnp.where(running, new.evaluation, 0), loss, terms)
 
 
-def _had_finite_loss(state: State) -> jax.Array:
+def had_finite_loss(state: State) -> jax.Array:
+    """Return whether any loss of a run was finite."""
     return state.best_loss < jnp.finfo(state.best_loss.dtype).max
 
 
@@ -271,7 +272,7 @@ def restart(state: State, *, optimizer: Any) -> State:
         state: from `step`.
         optimizer: as in `init`.
     """
-    lost = (state.status == Status.NON_FINITE) & _had_finite_loss(state)
+    lost = (state.status == Status.NON_FINITE) & had_finite_loss(state)
     # Restarts are counted in the state, so that each lane has its own and a pause adds none.
     lost &= state.step_scale > 0.5**MAX_RESTARTS
     return state._replace(

@@ -178,7 +178,7 @@ def _default(num_steps: tuple[int, ...] = (100, 85)) -> Recipe:
     # finer ones only sharpen them. At coarse scales a position of relu5_1 sees the whole picture,
     # and with more weight it paints the things in the style picture. Departs in a second layer for
     # the content, which keeps faces; relu4_2 alone lets the style paint over a mouth. Max pooling,
-    # by which the network was trained, draws faces better than the averages of Gatys et al. 2016;
+    # with which the network was trained, draws faces better than the averages of Gatys et al. 2016;
     # it ignores three pixels in four, and the variation smooths the pattern that these would keep.
     # With zeros around the picture it would get a frame, as in most systems. How the numbers were
     # found: benchmarks/README.md.

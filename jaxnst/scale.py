@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxnst.details import refine
 from jaxnst.loss_weights import LossWeights
 from jaxnst.objective import Targets, loss_and_grad
-from jaxnst.optimize import Info, State, Status, init, outcome, restart, step
+from jaxnst.optimize import Info, State, Status, had_finite_loss, init, outcome, restart, step
 from jaxnst.pyramid import Shape, carry_moments, resize_unless
 from jaxnst.recipes import TransferConfig
 from jaxnst.schedule import schedule
@@ -144,7 +144,7 @@ def _carry_over(old: State, fresh: State, shape: Shape, wrap: bool) -> State:
 
     A run that is not finite stays so; other lanes continue.
     """
-    lost = (old.status == Status.NON_FINITE) | ~(old.best_loss < jnp.finfo(old.best_loss.dtype).max)
+    lost = (old.status == Status.NON_FINITE) | ~had_finite_loss(old)
     return fresh._replace(
         opt_state=carry_moments(old.opt_state, fresh.opt_state, shape, wrap=wrap),
         status=jnp.where(lost, Status.NON_FINITE, fresh.status).astype(jnp.int32),

@@ -22,10 +22,10 @@ LOSS = """
 import re
 import jaxnst
 from jaxnst import convolution
+from jaxnst.compilation import once
 from jaxnst.convolution import direct_conv3x3
 from jaxnst.pyramid import resize
 from jaxnst.rows import placements, rows_on, rows_over
-from jaxnst.compilation import once
 
 # Rounding decides which of two nearly equal positions a pool takes, and so moves parts of the
 # gradient: the oracle has to use the same convolution, XLA's own.
@@ -77,8 +77,8 @@ def test_the_loss_and_gradient_on_four_devices_are_those_on_one():
 AROUND = """
 import jaxnst
 from jaxnst import Penalty, nine_point_variation, squared_total_variation, total_variation
-from jaxnst.rows import placements, rows_on, rows_over
 from jaxnst.compilation import once
+from jaxnst.rows import placements, rows_on, rows_over
 
 penalties = {f.__name__: Penalty(f) for f in (total_variation, squared_total_variation)}
 penalties["nine"] = Penalty(nine_point_variation)
